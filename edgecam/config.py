@@ -1,0 +1,273 @@
+"""The configuration file: frozen sections, one per stage; an unknown key is an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Tuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgecam.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Point = Tuple[Share, Share]
+Polygon = Annotated[Tuple[Point, ...], Field(min_length=3)]
+Slug = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,40}$")]
+
+
+class Section(BaseModel):
+    """Immutable; an unknown key is an error, so a typo cannot pass for a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraConfig(Section):
+    """One camera, `[cameras.ID]`."""
+
+    url: str
+    """rtsp://, rtsps://, http(s):// (MJPEG), a file, a folder, /dev/videoN, csi:// or csi://N, or gst:PIPELINE."""
+    place: Slug = "door"
+    """Cameras of one place share their visits."""
+    rotate_deg: Literal[0, 90, 180, 270] = 0
+    """Clockwise, as the camera is mounted."""
+    flip: bool = False
+    """Mirror left and right."""
+    width_px: Annotated[int, Field(ge=160, le=3840)] = 1280
+    """Asked of USB and CSI cameras."""
+    height_px: Annotated[int, Field(ge=120, le=2160)] = 720
+    fps: Annotated[float, Field(gt=0, le=120)] = 15.0
+    stall_after_s: Positive = 10.0
+    """No frame for this long means the camera is lost and is opened again."""
+    loop: bool = False
+    """Play a file again from its start; else its end closes the camera."""
+    privacy_zones: Tuple[Polygon, ...] = ()
+    """Polygons (shares of width and height, upright picture) blackened before anything looks at them."""
+    ignore_zones: Tuple[Polygon, ...] = ()
+    """Polygons in which motion does not count (a street, a tree)."""
+
+
+class MotionConfig(Section):
+    """When a visit opens and closes."""
+
+    width_px: Annotated[int, Field(ge=64, le=640)] = 160
+    """Motion is looked for in a picture of this width."""
+    sensitivity: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Higher opens earlier."""
+    pre_roll_s: Annotated[float, Field(ge=0, le=10)] = 1.5
+    """Frames kept in RAM from before the motion."""
+    burst_s: Positive = 5.0
+    """A visit lasts at least this long after its last motion (AutoTune 6.1)."""
+    max_visit_s: Positive = 300.0
+    """A longer stay becomes a new visit."""
+
+
+class DetectConfig(Section):
+    """Face detection."""
+
+    kind: Literal["mtcnn", "yunet"] = "mtcnn"
+    min_face_px: Annotated[int, Field(ge=20, le=400)] = 40
+    thresholds: Tuple[Share, Share, Share] = (0.7, 0.7, 0.9)
+    """MTCNN's P, R and O net (AutoTune 6.1); YuNet takes the last."""
+    full_frame_every_s: Positive = 1.0
+    """Between full frames only what moves or is tracked is searched."""
+
+
+class TrackConfig(Section):
+    """Linking faces over time."""
+
+    link_min: Share = 0.35
+    """A face continues a track only above this affinity ..."""
+    link_lead: Share = 0.1
+    """... and at once only with this lead over its rivals; the rest goes to the Hungarian method."""
+    lost_after_s: Positive = 1.5
+    still_after_s: Positive = 10.0
+    """A face that has not moved for so long is a picture."""
+
+
+class QualityConfig(Section):
+    """Which faces are good enough to be recognised."""
+
+    min_face_px: Annotated[int, Field(ge=20, le=400)] = 40
+    min_score: Share = 0.2
+    max_yaw_deg: Annotated[float, Field(gt=0, le=90)] = 50.0
+    best_k: Annotated[int, Field(ge=1, le=32)] = 8
+    """So many best faces of a track are kept and embedded."""
+
+
+class EmbedConfig(Section):
+    """The face encoder."""
+
+    kind: Literal["fused", "facenet", "sface", "insightface"] = "fused"
+    insightface_model: Optional[Path] = None
+    """An ArcFace-style ONNX file of the owner's (`kind = "insightface"`)."""
+
+
+class IdentifyConfig(Section):
+    """Recognition."""
+
+    target_fpir: Annotated[float, Field(gt=0, lt=0.5)] = 0.003
+    """Share of strangers that may be taken for somebody of the household, per visit."""
+    min_margin: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Required lead over the runner-up, else both names are told."""
+
+
+class LivenessConfig(Section):
+    """Liveness only denies."""
+
+    policy: Literal["announce", "sensitive"] = "announce"
+    """announce: unproven faces are named; sensitive: only live ones."""
+
+
+class QuietHours(Section):
+    """No announcements between two local times, except for the listed roles and kinds."""
+
+    start: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    end: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+    let_through: Tuple[str, ...] = ("unknown", "blocked")
+
+
+AlertRule = Literal["always", "cooldown", "never"]
+
+
+def _default_rules() -> Dict[str, AlertRule]:
+    always: Dict[str, AlertRule] = dict.fromkeys(("blocked", "unknown", "spoof"), "always")
+    rest = ("resident", "known", "staff", "uncertain", "poor", "no_face")
+    return {**always, **dict.fromkeys(rest, "cooldown")}
+
+
+class AlertsConfig(Section):
+    """MQTT output."""
+
+    host: Optional[str] = None
+    """The broker; without one alerts wait in the outbox."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8883
+    tls: bool = True
+    ca_file: Optional[Path] = None
+    """The broker's CA (PEM); default: the system's."""
+    username: Optional[str] = None
+    password_file: Optional[Path] = None
+    """Read at start (a systemd credential); the secret is never in this file."""
+    box: Slug = "edgecam"
+    """Name of this box in the topics."""
+    names: bool = True
+    """False: person ids only."""
+    discovery_prefix: Optional[str] = "homeassistant"
+    """Home Assistant discovery; none switches it off."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 60.0
+    """The same person at the same place is not announced again for so long."""
+    rules: Dict[str, AlertRule] = Field(default_factory=_default_rules)
+    """By role of the known person, else by verdict."""
+    quiet_hours: Tuple[QuietHours, ...] = ()
+    outbox_max: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+    """Rows kept while the broker is away; then the oldest non-critical is dropped, and counted."""
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rules(cls, value: Dict[str, AlertRule]) -> Dict[str, AlertRule]:
+        if wrong := set(value) - set(_default_rules()):
+            raise ValueError(f"no such role or verdict: {', '.join(sorted(wrong))}")
+        return {**_default_rules(), **value}
+
+    @model_validator(mode="after")
+    def _no_password_in_clear(self) -> AlertsConfig:
+        if self.password_file is not None and not self.tls and self.host not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("password_file needs tls = true, except on localhost")
+        return self
+
+
+class StoreConfig(Section):
+    """What is kept, and for how long."""
+
+    unknown_visitors_h: Annotated[float, Field(ge=0, le=168)] = 24.0
+    visits_d: Annotated[float, Field(ge=0, le=3650)] = 30.0
+    """Decisions without pictures."""
+    cluster_unknown: bool = False
+    """Recognise returning strangers over days (opt-in; then they are kept at most 7 days)."""
+    local_strangers: bool = False
+    """Keep features of unknown visitors for 30 days to refine the thresholds (opt-in)."""
+    backup_dir: Optional[Path] = None
+
+
+class PauseConfig(Section):
+    """Daily times without perception and storage."""
+
+    schedule: Tuple[QuietHours, ...] = ()
+
+
+class RunConfig(Section):
+    """The daemon's resources."""
+
+    threads: Annotated[int, Field(ge=1, le=16)] = 2
+    providers: Tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
+    button_gpio: Optional[str] = None
+    """`CHIP:LINE` of a doorbell button (gpio character device), e.g. `gpiochip0:17`."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    cameras: Dict[Slug, CameraConfig] = Field(default_factory=dict)
+    motion: MotionConfig = MotionConfig()
+    detect: DetectConfig = DetectConfig()
+    track: TrackConfig = TrackConfig()
+    quality: QualityConfig = QualityConfig()
+    embed: EmbedConfig = EmbedConfig()
+    identify: IdentifyConfig = IdentifyConfig()
+    liveness: LivenessConfig = LivenessConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    store: StoreConfig = StoreConfig()
+    pause: PauseConfig = PauseConfig()
+    run: RunConfig = RunConfig()
+
+
+def parse_config(data: Mapping[str, Any], where: str) -> Config:
+    """Check a parsed file.
+
+    Raises:
+        ConfigError: names the file and every wrong key at once.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as err:
+        lines: List[str] = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in err.errors()]
+        raise ConfigError(f"{where} is not valid: " + "; ".join(lines)) from err
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a TOML file.
+
+    Raises:
+        ConfigError: missing, not TOML, or not valid.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise ConfigError(f"{path}: {err}") from err
+    return parse_config(data, str(path))
+
+
+_ETC = Path("/etc/edgecam")
+
+
+def default_config_path() -> Path:
+    """Return where the configuration is looked for (it need not exist)."""
+    if "EDGECAM_CONFIG" in os.environ:
+        return Path(os.environ["EDGECAM_CONFIG"])
+    if _ETC.is_dir():
+        return _ETC / "edgecam.toml"
+    return Path.home() / ".config/edgecam/edgecam.toml"
+
+
+def default_state_dir() -> Path:
+    """Return the state folder: EDGECAM_STATE, the service's, or the user's."""
+    if "EDGECAM_STATE" in os.environ:
+        return Path(os.environ["EDGECAM_STATE"])
+    return Path("/var/lib/edgecam") if _ETC.is_dir() else Path.home() / ".local/state/edgecam"
