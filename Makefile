@@ -1,12 +1,83 @@
 # One virtual environment, one folder of models; every target sets up what it needs.
 SHELL := /bin/bash
-PYTHON ?= python3
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
 VENV ?= .venv
 BIN := $(VENV)/bin
+PREFIX ?= /opt/edgecam
+DESTDIR ?=
+# A folder searched for model files before any download; none is needed.
+MODELS_MIRROR ?= $(wildcard ../shared/models)
+# `make test ARGS="-k vault"`
+ARGS ?=
 
-.PHONY: check
-check:
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.edgecam-installed
+MODELS := $(VENV)/.edgecam-models
+COMPILE := -m compileall -q -f
+NO_PYC := PYTHONDONTWRITEBYTECODE=1
+
+.PHONY: help setup models demo test check slow bench clean install uninstall insightface system-deps test39 constraints
+
+help:
+	@echo "make setup      virtual environment, system packages (as root), models"
+	@echo "make demo       the main job on real video, from camera to MQTT client"
+	@echo "make test       the tests, with coverage (ARGS='-k ...' narrows)"
+	@echo "make check      ruff, mypy, import-linter, codespell, constraints, systemd units"
+	@echo "make slow       the long tests, Python 3.9, constraints resolved; writes docs/slow-last.txt"
+	@echo "make bench      speed and memory on this machine"
+	@echo "make insightface   the optional recogniser, without its own onnxruntime and cv2"
+	@echo "make install / uninstall   as root: $(PREFIX), user and service edgecam (DESTDIR for a trial)"
+	@echo "make clean      caches and build output; the virtual environment with VENV=1: rm -r $(VENV)"
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+system-deps:
+	@deploy/system-deps
+
+$(VENV)/bin/python: | system-deps
+	@python=$${PYTHON:-$$(deploy/find-python)}; echo "setup: $(VENV) from $$python" >&2; "$$python" -m venv $(VENV)
+
+# Editable, so a changed file needs no new install; changed dependencies do.
+$(INSTALLED): pyproject.toml $(wildcard deploy/constraints/*.txt) | $(VENV)/bin/python
+	@constraints=$$(deploy/constraints-for $(BIN)/python); echo "setup: pip install with $$constraints" >&2; \
+	$(PIP) install --progress-bar off -c "$$constraints" -e '.[cpu,dev]' | sed -u -n 's/^\(Collecting\|Installing\|Successfully\)/  \1/p' >&2
+	@touch $@
+
+$(MODELS): models/manifest.toml $(INSTALLED)
+	@$(MAKE) --no-print-directory models
+	@touch $@
+
+models: $(INSTALLED)
+	$(BIN)/edgecam models pull $(if $(MODELS_MIRROR),--mirror $(MODELS_MIRROR))
+
+setup: system-deps $(INSTALLED) $(MODELS)
+
+insightface: $(INSTALLED)
+	deploy/insightface $(BIN)/python
+
+# --- use ------------------------------------------------------------------------------------------------------------
+
+demo: setup
+	$(BIN)/python -m edgecam.bench.demo $(ARGS)
+
+bench: setup
+	$(BIN)/edgecam bench $(ARGS)
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term $(ARGS)
+
+check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find edgecam tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""What every test may ask for, and the rule that in CI nothing is skipped for want of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, FrozenSet, Generator, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from edgecam.nn.registry import ModelRegistry
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDS = frozenset({"data", "models", "broker", "rtsp"})
+
+
+def required() -> FrozenSet[str]:
+    """Return the markers whose skips are failures: `EDGECAM_NO_SKIPS=1` all, or `=models,broker`."""
+    asked = os.environ.get("EDGECAM_NO_SKIPS", "").strip()
+    if asked in ("", "0"):
+        return frozenset()
+    if asked == "1":
+        return NEEDS
+    names = frozenset(name.strip() for name in asked.split(","))
+    if wrong := names - NEEDS:
+        raise pytest.UsageError(f"EDGECAM_NO_SKIPS: no such need: {', '.join(sorted(wrong))}")
+    return names
+
+
+def lacking(need: str, message: str) -> NoReturn:
+    """Skip for want of a need; fail where it must not be missing."""
+    if need in required():
+        pytest.fail(f"{message} (EDGECAM_NO_SKIPS has {need})", pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip of a test that needs something required here into a failure."""
+    report = yield
+    needs = required() & {marker.name for marker in item.iter_markers()}
+    if report.skipped and not hasattr(report, "wasxfail") and needs:
+        reason: Any = report.longrepr
+        text = reason[2] if isinstance(reason, tuple) else str(reason)
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but {', '.join(sorted(needs))} must not be missing here: {text}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder of the test data, `EDGECAM_TEST_DATA` or `../shared/data`."""
+    folder = Path(os.environ.get("EDGECAM_TEST_DATA") or ROOT / "../shared/data").resolve()
+    if not folder.is_dir():
+        lacking("data", f"no test data in {folder}; set EDGECAM_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registry() -> ModelRegistry:
+    """Return the models that `edgecam models pull` left in the default folder."""
+    from edgecam.nn.registry import ModelRegistry, default_models_dir
+
+    found = ModelRegistry(default_models_dir())
+    if not found.folder.is_dir():
+        lacking("models", f"no models in {found.folder}; run `edgecam models pull`")
+    return found
+
+
+@pytest.fixture(scope="session")
+def models_dir(registry: ModelRegistry) -> Path:
+    """Return the folder of the pulled models."""
+    return registry.folder
