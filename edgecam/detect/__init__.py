@@ -1,0 +1,1 @@
+"""Face detection: pictures in, `Faces` out. One file a detector; `make` builds the configured one."""
