@@ -1,0 +1,1 @@
+"""Neural nets: the model registry, converters and onnxruntime sessions."""

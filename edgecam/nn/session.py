@@ -1,0 +1,187 @@
+"""One onnxruntime session per net, on the first provider that truly works.
+
+The list of available providers lies (a CUDA build without a driver still names
+CUDA), and a provider may load and compute rubbish. So a net is run once on the
+candidate and on the CPU, and the candidate is used only if both agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from edgecam.errors import ModelError
+from edgecam.nn.selftest import pattern, similarity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_LOGGER = logging.getLogger(__name__)
+
+Provider = Literal["tensorrt", "cuda", "cpu"]
+
+_ORT_NAMES: Final[dict[Provider, str]] = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_MIN_COSINE: Final = 0.995
+"""Half precision on a GPU stays above .9999; a broken kernel does not come near."""
+_PROBE_SIDE_PX: Final = 96
+"""For free sizes; a multiple of YuNet's 32."""
+_ERROR: Final = 3
+
+
+class Session:
+    """A loaded net; `run` may be called from one thread at a time.
+
+    Use `Session.load`.
+    """
+
+    def __init__(self, session: Any, path: Path, provider: Provider) -> None:
+        self._session = session
+        self._outputs = [value.name for value in session.get_outputs()]
+        self.path = path
+        self.provider: Provider = provider
+        """What it runs on, after the comparison with the CPU."""
+        self.inputs: dict[str, tuple[int | None, ...]] = {
+            value.name: tuple(d if isinstance(d, int) else None for d in value.shape) for value in session.get_inputs()
+        }
+        """Name -> shape; None is a free size."""
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        providers: Sequence[Provider] = ("cpu",),
+        threads: int = 1,
+        cache_dir: Path | None = None,
+    ) -> Session:
+        """Load a net on the first of `providers` that computes what the CPU does.
+
+        Args:
+            path: the ONNX file.
+            providers: in order of preference; the CPU is always the last resort.
+            threads: within one operation, on the CPU.
+            cache_dir: where TensorRT keeps its engines; without it they are
+                built again at each start, which takes minutes.
+
+        Raises:
+            ModelError: onnxruntime is missing, or the file cannot be run on the CPU either.
+        """
+        cpu = cls._open(path, "cpu", threads, None)
+        for provider in providers:
+            if provider == "cpu":
+                break
+            reason = _missing(provider)
+            if reason is None:
+                try:
+                    candidate = cls._open(path, provider, threads, cache_dir)
+                    reason = _disagreement(cpu, candidate)
+                except Exception as err:  # whatever a driver raises: the CPU can still do the work
+                    reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+                else:
+                    if reason is None:
+                        return candidate
+            _LOGGER.warning("%s: %s is not used: %s", path.name, provider, reason)
+        return cpu
+
+    @classmethod
+    def _open(cls, path: Path, provider: Provider, threads: int, cache_dir: Path | None) -> Session:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERROR
+        # Several sessions with spinning threads fight over two cores and lose a factor of two.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Grows by what is asked for, not by doubling: faces come in batches of varying size.
+        arena = {"arena_extend_strategy": "kSameAsRequested"}
+        chain: list[Any] = ["CPUExecutionProvider"]
+        if provider == "tensorrt":
+            chain = [(_ORT_NAMES["tensorrt"], _tensorrt(cache_dir)), (_ORT_NAMES["cuda"], arena), *chain]
+        elif provider == "cuda":
+            chain = [(_ORT_NAMES["cuda"], arena), *chain]
+        try:
+            session = ort.InferenceSession(str(path), options, providers=chain)
+        except Exception as err:  # onnxruntime's classes differ between versions
+            line = str(err).strip().splitlines()[0]
+            raise ModelError(f"{path}: onnxruntime cannot load it: {line}") from err
+        active = session.get_providers()
+        if _ORT_NAMES[provider] not in active:
+            raise ModelError(f"onnxruntime fell back to {', '.join(active)}")
+        return cls(session, path, provider)
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return the outputs in the file's order; arrays belong to the caller.
+
+        Raises:
+            ModelError: onnxruntime refused the input or failed.
+        """
+        try:
+            outputs: list[NDArray[np.float32]] = self._session.run(None, dict(feeds))
+        except Exception as err:  # onnxruntime's classes differ between versions
+            line = str(err).strip().splitlines()[0]
+            raise ModelError(f"{self.path.name}: inference failed on {self.provider}: {line}") from err
+        return outputs
+
+    @property
+    def output_names(self) -> list[str]:
+        """The outputs' names, in the order of `run`."""
+        return list(self._outputs)
+
+    def run_named(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs by name."""
+        return dict(zip(self._outputs, self.run(feeds)))
+
+
+def probe(session: Session) -> dict[str, NDArray[np.float32]]:
+    """Return a small valid input for a net: free batch 1, other free sizes 96."""
+    feeds = {}
+    for name, shape in session.inputs.items():
+        sizes = [1 if i == 0 else _PROBE_SIDE_PX if d is None else d for i, d in enumerate(shape)]
+        feeds[name] = pattern(tuple(sizes), 0.0, 1.0)
+    return feeds
+
+
+def _disagreement(cpu: Session, other: Session) -> str | None:
+    feeds = probe(cpu)
+    for name, want, got in zip(cpu.output_names, cpu.run(feeds), other.run(feeds)):
+        if want.shape != got.shape or not np.all(np.isfinite(got)):
+            return f"{name} is {got.shape} or not finite"
+        cosine = similarity(want, got)
+        if cosine < _MIN_COSINE:
+            return f"{name} differs from the CPU (cosine {cosine:.4f})"
+    return None
+
+
+def _missing(provider: Provider) -> str | None:
+    available = _onnxruntime().get_available_providers()
+    return None if _ORT_NAMES[provider] in available else "this onnxruntime is built without it"
+
+
+def _tensorrt(cache_dir: Path | None) -> dict[str, str]:
+    options = {"trt_fp16_enable": "1"}
+    if cache_dir is not None:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        options.update(trt_engine_cache_enable="1", trt_engine_cache_path=str(cache_dir))
+    return options
+
+
+def engine_folder(models: Path, version: str) -> Path:
+    """Return where TensorRT keeps a net's engines; another version never meets them."""
+    return models / "engines" / hashlib.sha256(version.encode()).hexdigest()[:16]
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise ModelError("onnxruntime is not installed: pip install 'edgecam[cpu]' (or [gpu])") from err
+    return onnxruntime
