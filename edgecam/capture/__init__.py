@@ -1,0 +1,1 @@
+"""Cameras and recordings in, upright frames and the times of motion out."""
