@@ -46,7 +46,8 @@ def sample(values: NDArray[np.float32], count: int = _MAX_SAMPLES) -> NDArray[np
     """Return at most `count` values at evenly spaced places of the flattened array."""
     flat = values.reshape(-1)
     places = np.linspace(0, flat.size - 1, min(count, flat.size)).round().astype(np.int64)
-    return flat[places]
+    picked: NDArray[np.float32] = flat[places]
+    return picked
 
 
 def check(test: SelfTest, outputs: Arrays) -> None:

@@ -93,12 +93,14 @@ def _variants(crop: Picture) -> Iterator[Picture]:
 def _crop(name: str, picture: Picture, face: NDArray[np.float32]) -> Picture:
     if name == "sface":
         matrix = cv2.estimateAffinePartial2D(face[4:14].reshape(5, 2), _ARCFACE, method=cv2.LMEDS)[0]
-        return cv2.warpAffine(picture, matrix, (112, 112))
+        aligned: Picture = cv2.warpAffine(picture, matrix, (112, 112))
+        return aligned
     x, y, w, h = face[:4]
     half = _MARGIN * np.sqrt(w * h) / 2
     left, top = (int(max(0, v - half)) for v in (x, y))
     right, bottom = int(x + w + half), int(y + h + half)
-    return cv2.resize(picture[top:bottom, left:right], (160, 160), interpolation=cv2.INTER_AREA)
+    crop: Picture = cv2.resize(picture[top:bottom, left:right], (160, 160), interpolation=cv2.INTER_AREA)
+    return crop
 
 
 def _blob(name: str, crop: Picture) -> NDArray[Any]:

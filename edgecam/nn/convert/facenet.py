@@ -82,7 +82,7 @@ class _Trunk:
             self._translate(node)
         self._build.node("GlobalAveragePool", [self._names[_POOL]], "pooled")
         self._build.node("Flatten", ["pooled"], "features", axis=1)
-        shape = ["N", 3, SIDE_PX, SIDE_PX]
+        shape: list[int | str] = ["N", 3, SIDE_PX, SIDE_PX]
         return self._build.model("facenet_trunk", {"input": shape}, {"features": ["N", FEATURES]})
 
     def _feeds_pool(self, node: Node) -> bool:
@@ -99,7 +99,7 @@ class _Trunk:
             scale = np.float32(self._scale.get(name, 1.0))
             bias = _const(self._nodes, node.inputs[1]) * scale
             self._names[name] = self._build.conv(source, node.inputs[0], weight * scale, bias, **attrs)
-        elif node.op == "Relu" or node.op == "Add":
+        elif node.op in ("Relu", "Add"):
             self._names[name] = self._build.node(node.op, sources, name)
         elif node.op == "Mul":
             self._names[name] = self._names[node.inputs[1]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Callable, Final, Union
 
 import numpy as np
 
@@ -24,7 +24,7 @@ AttrValue = Union[int, float, bytes, bool, "list[int]", "NDArray[np.generic]"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_MAX_BITS = 70
-_TF_DTYPES = {1: np.dtype("<f4"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}
+_TF_DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 3: np.dtype("<i4"), 9: np.dtype("<i8")}
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,17 @@ def _node(data: bytes) -> Node:
 def _attr(data: bytes) -> AttrValue | None:
     """Decode an AttrValue: list(1), s(2), i(3), f(4), b(5), tensor(8); else None."""
     for field, value in _fields(data):
-        if field == 1:
-            return _int_list(_as_bytes(value))
-        if field == 2:
+        if field in (2, 3):
             return value
-        if field == 3:
-            return value
-        if field == 4:
-            return float(struct.unpack("<f", _as_bytes(value))[0])
         if field == 5:
             return bool(value)
-        if field == 8:
-            return _tensor(_as_bytes(value))
+        if field in _ATTR_MESSAGES:
+            return _ATTR_MESSAGES[field](_as_bytes(value))
     return None
+
+
+def _float(data: bytes) -> float:
+    return float(struct.unpack("<f", data)[0])
 
 
 def _int_list(data: bytes) -> list[int]:
@@ -152,7 +150,7 @@ def _int_list(data: bytes) -> list[int]:
 
 
 def _tensor(data: bytes) -> NDArray[np.generic]:
-    dtype = np.dtype("<f4")
+    dtype: np.dtype[Any] = np.dtype("<f4")
     shape: list[int] = []
     content: bytes | None = None
     loose: list[bytes] = []
@@ -175,6 +173,9 @@ def _tensor(data: bytes) -> NDArray[np.generic]:
     if values.size != count:
         raise ModelError(f"GraphDef tensor of shape {shape} holds {values.size} values")
     return values.reshape(shape)
+
+
+_ATTR_MESSAGES: Final[dict[int, Callable[[bytes], AttrValue]]] = {1: _int_list, 4: _float, 8: _tensor}
 
 
 def _loose(value: Wire, dtype: np.dtype[np.generic]) -> bytes:

@@ -42,7 +42,9 @@ def yunet(data: bytes) -> ModelProto:
             build.node("Reshape", [node.input[0], name], node.output[0])
         else:
             _copy(build, node, weights)
-    outputs = {f"{n}_{s}": ["N", f"hw_{s}", size] for n, size in _YUNET_SIZES for s in _STRIDES}
+    outputs: dict[str, list[int | str]] = {
+        f"{n}_{s}": ["N", f"hw_{s}", size] for n, size in _YUNET_SIZES for s in _STRIDES
+    }
     return build.model("yunet", {"input": ["N", 3, "H", "W"]}, outputs)
 
 
@@ -145,9 +147,11 @@ def _dequantise(
 
     def spread(values: NDArray[Any]) -> NDArray[np.float32]:
         wide = np.repeat(values, block, axis=axis)
-        return np.take(wide, np.arange(size), axis=axis).astype(np.float32)
+        taken: NDArray[np.float32] = np.take(wide, np.arange(size), axis=axis).astype(np.float32)
+        return taken
 
-    return (quantised.astype(np.float32) - spread(zeros)) * spread(scales)
+    values: NDArray[np.float32] = (quantised.astype(np.float32) - spread(zeros)) * spread(scales)
+    return values
 
 
 def _copy(

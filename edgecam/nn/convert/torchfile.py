@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
-_STORAGES: Final = {
+_STORAGES: Final[dict[str, np.dtype[Any]]] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
