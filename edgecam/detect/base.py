@@ -1,10 +1,18 @@
-"""What every face detector does."""
+"""What every face detector does, and what it is given."""
 
 from __future__ import annotations
 
-from typing import Optional, Protocol
+from typing import Mapping, Optional, Protocol, Sequence
 
 from edgecam.types import Faces, Floats, Image
+
+
+class Net(Protocol):
+    """A loaded net (an `edgecam.nn` session)."""
+
+    def run(self, feeds: Mapping[str, Floats], /) -> Sequence[Floats]:
+        """Return the outputs in the file's order."""
+        ...
 
 
 class Detector(Protocol):

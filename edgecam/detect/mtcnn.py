@@ -6,13 +6,13 @@ the pyramid is made from the one before. Corners are x1, y1, x2, y2.
 
 from __future__ import annotations
 
-from typing import Any, Final, Iterator, Mapping, Optional, Protocol, Sequence
+from typing import Any, Final, Iterator, Optional, Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgecam.config import DetectConfig
+from edgecam.detect.base import Net
 from edgecam.detect.boxes import nms, search_areas, square
 from edgecam.types import Faces, Floats, Image
 
@@ -29,14 +29,7 @@ _BATCH: Final = 64
 _NMS_LEVEL: Final = 0.5
 _NMS_ALL: Final = 0.7
 _NMS_LAST: Final = 0.7
-
-
-class Net(Protocol):
-    """A loaded net."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """Return the outputs in the file's order."""
-        ...
+_LINEAR: Final = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 class Mtcnn:
@@ -128,9 +121,18 @@ def _pyramid(area: Image, min_face_px: int) -> Iterator[tuple[Image, float]]:
     level = area
     while min(height, width) * scale >= _CELL:
         size = (int(width * scale + 1), int(height * scale + 1))
-        level = cv2.resize(level, size, interpolation=cv2.INTER_AREA)
+        while min(level.shape[1] / size[0], level.shape[0] / size[1]) >= 2:
+            level = _half(level)
+        level = cv2.resize(level, size, interpolation=cv2.INTER_LINEAR)
         yield level, scale
         scale *= _FACTOR
+
+
+def _half(image: Image) -> Image:
+    """Return the mean of each 2x2 pixels; an odd last row or column is left out."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    result: Image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    return result
 
 
 def _blob(crops: Image) -> Floats:
@@ -154,8 +156,16 @@ def _crops(image: Image, corners: Floats, side: int) -> tuple[Floats, Floats]:
     inside = (high > low).all(axis=1)
     corners, low, high = corners[inside], low[inside], high[inside]
     crops = np.empty((len(corners), side, side, 3), np.uint8)
+    halves = [image]
     for i, ((x1, y1), (x2, y2)) in enumerate(zip(low.tolist(), high.tolist())):
-        cv2.resize(image[y1:y2, x1:x2], (side, side), dst=crops[i], interpolation=cv2.INTER_AREA)
+        # A mean over 2x2, 4x4, ... and then a linear step of less than 2 is 10 times faster than INTER_AREA.
+        depth = max(0, int(np.log2(max(1.0, min(x2 - x1, y2 - y1) / side))))
+        while len(halves) <= depth:
+            halves.append(_half(halves[-1]))
+        scale = 0.5**depth
+        dx, dy = (x2 - x1) * scale / side, (y2 - y1) * scale / side
+        matrix = np.array([[dx, 0, x1 * scale + dx / 2 - 0.5], [0, dy, y1 * scale + dy / 2 - 0.5]])
+        cv2.warpAffine(halves[depth], matrix, (side, side), crops[i], _LINEAR, cv2.BORDER_REPLICATE)
     return corners, _blob(crops)
 
 
