@@ -1,0 +1,166 @@
+"""What the empty scene looks like, cell by cell, and which cells do not look like it now.
+
+Cells hold log brightness, so that a change of gain is one number for the whole picture; each has a mean and a
+variance that follow the scene in seconds, whatever the frame rate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Tuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecam.types import Floats, Image
+
+_DARK = 16.0
+"""Added to the brightness: the logarithm must not blow the noise of dark cells up."""
+
+_TAU_S = 20.0
+_TAU_CHANGED_S = 40.0
+_TAU_VARIANCE_S = 30.0
+_TAU_ACTIVITY_S = 60.0
+_TAU_SETTLE_S = 0.15
+_FIRST_TAU_S = 0.5
+
+_SD_START = 0.04
+_SD_MAX = 0.30
+_GREY_LEVEL = 0.8
+"""Noise that every 8-bit picture has, in grey levels."""
+
+_SPREAD_LIMIT = 9.0
+"""A single frame raises a cell's variance as if it were at most this many variances off."""
+
+_LIGHT_SHARE = 0.30
+_LIGHT_JUMP = 0.22
+_LIGHT_LOOKBACK_S = 0.3
+_SETTLE_S = 0.8
+_SETTLE_AT_MOST_S = 3.0
+_GAP_S = 5.0
+
+
+def shrink(image: Image, columns: int) -> Floats:
+    """Return the picture as (rows, columns) float32 log brightness of its green channel.
+
+    Reads about 16 pixels a cell: cheap, and enough against noise.
+    """
+    height, width = image.shape[:2]
+    columns = max(1, min(columns, width))
+    rows = max(1, round(columns * height / width))
+    step = max(1, width // (4 * columns))
+    sampled = np.ascontiguousarray(image[::step, ::step, 1])
+    cells = cv2.resize(sampled, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
+    result: Floats = np.log(cells + np.float32(_DARK))
+    return result
+
+
+class Background:
+    """The model of one camera's empty scene."""
+
+    def __init__(self) -> None:
+        self.activity: Floats = np.zeros((0, 0), np.float32)
+        """(rows, columns) 0..1: how often a cell differs without anybody being there (foliage)."""
+
+        self.settling = False
+        """The light has just changed: the model runs after the picture instead of averaging it."""
+
+        self._mean: Floats = np.zeros((0, 0), np.float32)
+        self._variance: Floats = np.zeros((0, 0), np.float32)
+        self._age_s = 0.0
+        self._last_s: Optional[float] = None
+        self._settle_from_s = -float("inf")
+        self._settle_to_s = -float("inf")
+        self._boost = 0.0
+        self._shares: list[Tuple[float, float]] = []
+
+    def compare(self, cells: Floats, at_s: float) -> Tuple[Floats, Floats]:
+        """Return each cell's difference (log brightness, gain removed) and the same in standard deviations.
+
+        Args:
+            cells: of `shrink`; another shape than before starts the model anew.
+            at_s: time of the frame.
+        """
+        gap_s = at_s - self._last_s if self._last_s is not None else 0.0
+        if cells.shape != self._mean.shape or gap_s < 0 or gap_s > _GAP_S:
+            self._start(cells)
+        difference = cells - self._mean
+        gain = np.float32(np.median(difference))
+        difference -= gain
+        # The gain itself goes into the model at once: drift is no motion, nor is what follows from it.
+        self._mean += gain
+        noise = 1.4826 * float(np.median(np.abs(difference)))
+        floor = _GREY_LEVEL * np.exp(-cells)
+        deviation = np.sqrt(self._variance + floor * floor + np.float32(noise * noise + self._boost**2))
+        score: Floats = np.abs(difference) / deviation
+        self._watch_light(float(np.mean(score > 3.0)), at_s)
+        return difference, score
+
+    def learn(self, difference: Floats, changed: NDArray[np.bool_], at_s: float, *, person: bool) -> None:
+        """Move the model towards the frame just compared.
+
+        Args:
+            difference: of `compare`.
+            changed: (rows, columns) cells that differ.
+            at_s: time of the frame.
+            person: somebody is known to be there: what differs now says nothing about foliage.
+        """
+        dt_s = float(np.clip(at_s - (self._last_s if self._last_s is not None else at_s), 0.0, 1.0))
+        self._last_s = at_s
+        self._age_s += dt_s
+        tau_s = min(_TAU_S, max(_FIRST_TAU_S, self._age_s))
+        tau_changed_s = _TAU_CHANGED_S if self._age_s > 2.0 else tau_s
+        follow = np.where(changed, _step(dt_s, tau_changed_s), _step(dt_s, tau_s)).astype(np.float32)
+        if self.settling:
+            follow = np.full_like(difference, _step(dt_s, _TAU_SETTLE_S))
+        self._mean += follow * difference
+        self._boost *= 1.0 - _step(dt_s, 1.0)
+        if self.settling:
+            return
+        limit = _SPREAD_LIMIT * (self._variance + np.float32(1e-5))
+        pull = np.minimum(difference * difference, limit) - self._variance
+        learns = np.float32(_step(dt_s, min(_TAU_VARIANCE_S, max(1.0, self._age_s))))
+        seen = changed.astype(np.float32)
+        if person:
+            pull[changed] = 0.0
+        else:
+            self.activity += np.float32(_step(dt_s, _TAU_ACTIVITY_S)) * (seen - self.activity)
+        self._variance = np.clip(self._variance + learns * pull, 1e-6, _SD_MAX**2)
+
+    def _start(self, cells: Floats) -> None:
+        if cells.shape != self._mean.shape:
+            self.activity = np.zeros_like(cells)
+            self._variance = np.full_like(cells, _SD_START**2)
+        self._mean = cells.copy()
+        self._age_s = 0.0
+        self._shares = []
+
+    def _watch_light(self, share: float, at_s: float) -> None:
+        self._shares = [(t, s) for t, s in self._shares if at_s - _LIGHT_LOOKBACK_S <= t] or self._shares[-1:]
+        before = min((s for _, s in self._shares), default=share)
+        self._shares.append((at_s, share))
+        jumped = share > _LIGHT_SHARE and share - before > _LIGHT_JUMP
+        if jumped:
+            if at_s > self._settle_to_s:
+                self._settle_from_s = at_s
+            # Somebody right before the lens also changes everything, again and again: not for ever.
+            self._settle_to_s = min(at_s + _SETTLE_S, self._settle_from_s + _SETTLE_AT_MOST_S)
+            self._boost = 0.05
+        self.settling = at_s < self._settle_to_s
+
+
+def _step(dt_s: float, tau_s: float) -> float:
+    """Return the share of the way that an exponential average goes in `dt_s`."""
+    return float(-np.expm1(-dt_s / tau_s))
+
+
+def zone_mask(zones: Any, shape: Tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the cells, (rows, columns), whose middle lies in none of the polygons (shares of the picture)."""
+    rows, columns = shape
+    mask = np.ones(shape, np.uint8)
+    for zone in zones:
+        # Sixteenths of a cell; a cell's middle is the integer coordinate.
+        corners = (np.asarray(zone, np.float64) * (columns, rows) - 0.5) * 16
+        cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], (0,), cv2.LINE_8, 4)
+    result: NDArray[np.bool_] = mask.astype(bool)
+    return result

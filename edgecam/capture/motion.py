@@ -1,0 +1,193 @@
+"""When somebody may be there: the gate that lets the detector sleep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecam.capture.background import Background, shrink, zone_mask
+from edgecam.config import MotionConfig, Polygon
+from edgecam.types import Floats, Frame
+
+_LOW = 2.2
+_HIGH = 4.0
+"""Standard deviations: a region grows down to the low one and counts by its cells above the high one."""
+
+_LEAST_CHANGE = 0.06
+"""Log brightness, about 6 %: less is never motion."""
+
+_SETTLING = 1.5
+"""While the light settles, so many times stricter."""
+
+_CELLS = 6.0
+"""Quiet cells above the high threshold that make a region motion (at 80 cells a row)."""
+
+_ACTIVE_SHARE = 0.12
+_ACTIVE_WEIGHT = 0.12
+"""A cell that differs this share of the time (foliage) counts this much."""
+
+_PERSIST_S = 0.2
+_LINGER_S = 0.3
+_MAX_BOXES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What the gate says of one frame."""
+
+    active: bool
+    """Something moves now."""
+
+    share: float
+    """Share of the picture that moves, 0..1."""
+
+    boxes: Floats
+    """(N, 4) float32 x, y, w, h in frame pixels: moving regions, largest first."""
+
+    opened: bool
+    """A visit begins with this frame."""
+
+    closed: bool
+    """The visit ended before this frame."""
+
+
+class MotionGate:
+    """Opens and closes visits; call it with every frame of one camera.
+
+    Args:
+        config: size of the search picture, sensitivity and lengths.
+        ignore_zones: polygons, in shares of the picture, in which nothing counts.
+    """
+
+    def __init__(self, config: MotionConfig, ignore_zones: Sequence[Polygon] = ()) -> None:
+        self._config = config
+        self._zones = tuple(ignore_zones)
+        self._columns = max(16, config.width_px // 2)
+        self._background = Background()
+        self._mask: NDArray[np.bool_] = np.ones((0, 0), bool)
+        self._evidence = _Evidence(_PERSIST_S / min(2.0, max(0.5, config.sensitivity)))
+        self._opened_s: Optional[float] = None
+        self._until_s = 0.0
+        self._asked_open = False
+        self._asked_longer = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a visit is under way."""
+        return self._opened_s is not None
+
+    def trigger(self) -> None:
+        """Open a visit with the next frame, or prolong it: somebody pressed the button."""
+        self._asked_open = True
+
+    def extend(self) -> None:
+        """Keep the visit open for another burst from the next frame on: a face is in view."""
+        self._asked_longer = True
+
+    def __call__(self, frame: Frame) -> Motion:
+        """Judge one frame."""
+        cells = shrink(frame.image, self._columns)
+        if self._mask.shape != cells.shape:
+            self._mask = zone_mask(self._zones, (cells.shape[0], cells.shape[1]))
+        at_s = frame.captured_at_s
+        difference, score = self._background.compare(cells, at_s)
+        strict = (_SETTLING if self._background.settling else 1.0) / self._config.sensitivity**0.5
+        big = (np.abs(difference) > _LEAST_CHANGE * strict) & self._mask
+        changed = big & (score > _LOW * strict)
+        regions, strong = self._regions(changed, big & (score > _HIGH * strict))
+        self._evidence.add(strong, at_s)
+        active = self._evidence.enough
+        person = self._asked_longer or self._asked_open
+        self._background.learn(difference, changed, at_s, person=person)
+        opened, closed = self._advance(at_s, active=active)
+        boxes = self._to_pixels(regions, frame)
+        return Motion(active, float(np.mean(changed)), boxes, opened, closed)
+
+    def _regions(
+        self, changed: NDArray[np.bool_], sure: NDArray[np.bool_]
+    ) -> Tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return connected regions and those that count as motion, (N, 4) x, y, w, h in cells."""
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(changed.astype(np.uint8), connectivity=8)
+        if count == 1:
+            return _NO_BOXES, _NO_BOXES
+        busy = np.clip(self._background.activity / _ACTIVE_SHARE, 0.0, 1.0)
+        weight = np.where(sure, 1.0 - (1.0 - _ACTIVE_WEIGHT) * busy, 0.0)
+        points = np.bincount(labels.ravel(), weight.ravel(), count)[1:]
+        stats = stats[1:]
+        # A larger search picture has more cells for the same person.
+        need = _CELLS * (self._columns / 80.0) ** 2 / self._config.sensitivity
+        order = np.argsort(-stats[:, cv2.CC_STAT_AREA], kind="stable")
+        boxes = stats[order, :4].astype(np.int32)
+        points, areas = points[order], stats[order, cv2.CC_STAT_AREA]
+        return boxes[areas >= need / 2][:_MAX_BOXES], boxes[points >= need]
+
+    def _advance(self, at_s: float, *, active: bool) -> Tuple[bool, bool]:
+        asked_open, asked_longer = self._asked_open, self._asked_longer
+        self._asked_open = self._asked_longer = False
+        closed = False
+        if self._opened_s is not None:
+            if active or asked_open or asked_longer:
+                self._until_s = at_s + self._config.burst_s
+            closed = at_s >= self._until_s or at_s - self._opened_s >= self._config.max_visit_s
+            if closed:
+                self._opened_s = None
+            return False, closed
+        if active or asked_open:
+            self._opened_s = at_s
+            self._until_s = at_s + self._config.burst_s
+        return self._opened_s is not None, closed
+
+    def _to_pixels(self, boxes: NDArray[np.int32], frame: Frame) -> Floats:
+        height, width = frame.image.shape[:2]
+        rows, columns = self._mask.shape
+        per_cell = np.array([width / columns, height / rows])
+        low = np.maximum(boxes[:, :2] - 1, 0) * per_cell
+        high = np.minimum(boxes[:, :2] + boxes[:, 2:] + 1, [columns, rows]) * per_cell
+        result: Floats = np.hstack([low, high - low]).astype(np.float32)
+        return result
+
+
+_NO_BOXES: NDArray[np.int32] = np.zeros((0, 4), np.int32)
+
+
+class _Evidence:
+    """Seconds for which a region has stayed in view; an insect before the lens does not stay.
+
+    Args:
+        need_s: so long makes a visitor.
+    """
+
+    def __init__(self, need_s: float) -> None:
+        self._need_s = need_s
+        self._seen_s = 0.0
+        self._last_s: Optional[float] = None
+        self._boxes = _NO_BOXES
+        self._boxes_s = -float("inf")
+
+    @property
+    def enough(self) -> bool:
+        return self._seen_s >= self._need_s - 1e-6
+
+    def add(self, boxes: NDArray[np.int32], at_s: float) -> None:
+        """Take the regions of a frame."""
+        dt_s = float(np.clip(at_s - self._last_s, 0.0, 1.0)) if self._last_s is not None else 0.0
+        self._last_s = at_s
+        fresh = at_s - self._boxes_s <= max(_LINGER_S, 1.5 * dt_s)
+        if len(boxes) and fresh and _touch(self._boxes, boxes):
+            self._seen_s = min(self._seen_s + dt_s, self._need_s + _LINGER_S)
+        elif not len(boxes) or not fresh:
+            self._seen_s = max(0.0, self._seen_s - dt_s)
+        if len(boxes):
+            self._boxes, self._boxes_s = boxes, at_s
+
+
+def _touch(a: NDArray[np.int32], b: NDArray[np.int32]) -> bool:
+    """Whether a box of `a`, widened by half its size for a walker, meets one of `b`."""
+    reach = np.maximum(a[:, 2:] // 2, 2)
+    low = np.maximum((a[:, :2] - reach)[:, None], b[None, :, :2])
+    high = np.minimum((a[:, :2] + a[:, 2:] + reach)[:, None], (b[:, :2] + b[:, 2:])[None])
+    return bool(np.any(np.all(high > low, axis=2)))
