@@ -1,0 +1,36 @@
+"""Everything the box remembers, encrypted: open it with `Store.open(state_folder, config.store)`."""
+
+from edgecam.store.backup import BACKUP_NOTE
+from edgecam.store.people import clean_name
+from edgecam.store.records import (
+    AuditRow,
+    FaceRecord,
+    Gallery,
+    Message,
+    NameTakenError,
+    NotStoredError,
+    OutboxRow,
+    Purged,
+    Restored,
+    Visit,
+)
+from edgecam.store.store import Store, destroy
+from edgecam.store.ulid import new_ulid
+
+__all__ = [
+    "BACKUP_NOTE",
+    "AuditRow",
+    "FaceRecord",
+    "Gallery",
+    "Message",
+    "NameTakenError",
+    "NotStoredError",
+    "OutboxRow",
+    "Purged",
+    "Restored",
+    "Store",
+    "Visit",
+    "clean_name",
+    "destroy",
+    "new_ulid",
+]

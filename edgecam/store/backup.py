@@ -1,0 +1,238 @@
+"""Copies of the database, and bringing them back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, Literal, Optional
+
+from edgecam.errors import ConfigError, KeyMissingError, StoreError
+from edgecam.store.base import caller
+from edgecam.store.db import Database, translated
+from edgecam.store.erase import Erase
+from edgecam.store.records import Restored
+from edgecam.store.vault import sync_folder
+
+BACKUP_NOTE = "The master key is not in the backup: keep a copy of it elsewhere, or the backup cannot be read."
+
+_PREFIX = "edgecam-"
+_SUFFIX = ".db"
+_PART = ".part"
+
+
+class Backups(Erase):
+    """Backups hold everything but the master key and the outbox."""
+
+    def backup(self, folder: Optional[Path] = None) -> Path:
+        """Write a consistent copy into a folder; return its path (see `BACKUP_NOTE`).
+
+        Args:
+            folder: default: the configured one, in which `forget` reaches the copies.
+
+        Raises:
+            ConfigError: no folder given, none configured.
+            StoreError: it cannot be written.
+        """
+        folder = folder or self._config.backup_dir
+        if folder is None:
+            raise ConfigError("no folder for backups: give one, or set store.backup_dir")
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock.wall_s()))
+        path = folder / f"{_PREFIX}{stamp}-{self._new_id()[-6:]}{_SUFFIX}"
+        with translated(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._writing(path) as part:
+            self._db.copy_to(part)
+            copy = Database(part, wal=False)
+            try:
+                copy.run("DELETE FROM outbox")
+            finally:
+                copy.close()
+        self.audit(caller(), "backup", path.name)
+        return path
+
+    def restore(self, path: Path, mode: Literal["merge", "replace"] = "merge") -> Restored:
+        """Bring a backup back; the forgotten stay forgotten, waiting alerts stay.
+
+        Args:
+            path: a file that `backup` wrote.
+            mode: `merge` adds the people, faces and visits that are not here; `replace` returns to the backup's state.
+
+        Raises:
+            KeyMissingError: it was written with another master key.
+            StoreError: not a backup, damaged, or of a newer version; nothing has changed then.
+        """
+        part = self._db.path.with_name(f"restore{_PART}")
+        try:
+            with self._opened_copy(path, part) as copy:
+                if found := copy.problems():
+                    raise StoreError(f"{path} is damaged ({found[0]}): take another backup")
+                self._bury(copy, merged=mode == "merge")
+                restored = self._replace(copy) if mode == "replace" else self._merge(copy)
+        finally:
+            part.unlink(missing_ok=True)
+        self._keys.clear()
+        self.audit(caller(), "restore", mode)
+        self.purge(self._clock.wall_s(), self._clock.wall_trusted())
+        self._compact(full=False)
+        return restored
+
+    def scrub_backups(self) -> None:
+        """Erase the forgotten in every backup of the configured folder.
+
+        Raises:
+            StoreError: a backup could not be rewritten; it is named, and tried again with the next purge.
+        """
+        gone = [row[0] for row in self._db.rows("SELECT id FROM tombstones WHERE scrubbed = 0 ORDER BY id")]
+        folder = self._config.backup_dir
+        if not gone:
+            return
+        failed: List[str] = []
+        for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")) if folder else []:
+            try:
+                self._scrub(path, gone)
+            except StoreError as err:
+                failed.append(f"{path.name} ({err})")
+        if failed:
+            raise StoreError(
+                f"a forgotten person may still be in {folder}: delete what cannot be rewritten: " + "; ".join(failed)
+            )
+        self._db.run_many("UPDATE tombstones SET scrubbed = 1 WHERE id = ?", [(dead,) for dead in gone])
+
+    def _scrub(self, path: Path, gone: List[str]) -> None:
+        with self._writing(path) as part, self._opened_copy(path, part) as copy:
+            with copy.transaction():
+                for dead in gone:
+                    copy._erase(dead)  # noqa: SLF001 - the same class
+            copy._compact(full=True)  # noqa: SLF001 - the same class
+
+    @contextmanager
+    def _opened_copy(self, path: Path, part: Path) -> Iterator[Backups]:
+        """Open a private copy of a backup, brought to this version's schema."""
+        with translated(path):
+            if not path.is_file() or path.stat().st_size == 0:
+                raise StoreError(f"{path} is not a backup: there is nothing in it")
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            shutil.copyfile(path, part)
+        try:
+            database = Database(part, wal=False)
+        except StoreError as err:
+            raise StoreError(str(err).replace(str(part), str(path))) from err
+        try:
+            config = self._config.model_copy(update={"backup_dir": None})
+            copy = type(self)(database, self._master, config, self._clock, self._outbox_max)
+            try:
+                copy.check_key("use")
+            except KeyMissingError as err:
+                raise KeyMissingError(
+                    f"{path} was written with another master key: set EDGECAM_KEY_FILE to that one"
+                ) from err
+            yield copy
+        finally:
+            database.close()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Path]:
+        """Hand out a name beside `path` that takes its place when all went well."""
+        part = path.with_name(path.name + _PART)
+        try:
+            part.unlink(missing_ok=True)
+            yield part
+            with translated(path):
+                handle = os.open(part, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                os.replace(part, path)
+                sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _bury(self, copy: Backups, *, merged: bool) -> None:
+        """Delete from a copy what was deleted here since."""
+        with copy.transaction():
+            for dead, heir in self._db.rows("SELECT id, merged_into FROM tombstones"):
+                if heir is None:
+                    copy._erase(dead)
+                    copy._db.run("DELETE FROM faces WHERE id = ?", (dead,))
+                elif merged:
+                    copy._rewrite_decisions({dead}, heir)
+                    copy._db.run("DELETE FROM people WHERE id = ?", (dead,))
+                    copy._destroy_keys([dead])
+
+    @contextmanager
+    def _attached(self, copy: Backups) -> Iterator[None]:
+        self._db.run("ATTACH ? AS old", (str(copy._db.path),))
+        try:
+            with self.transaction():
+                yield
+        finally:
+            self._db.run("DETACH old")
+
+    def _replace(self, copy: Backups) -> Restored:
+        run = self._db.run
+        with self._attached(copy):
+            run("INSERT OR IGNORE INTO old.audit SELECT * FROM main.audit")
+            run(
+                "INSERT OR REPLACE INTO old.tombstones SELECT * FROM main.tombstones WHERE id NOT IN "
+                "(SELECT id FROM old.people)"
+            )
+            run("DELETE FROM old.outbox")
+            run("INSERT INTO old.outbox SELECT * FROM main.outbox")
+            run(
+                "UPDATE old.meta SET number = 1 + max(number, (SELECT number FROM main.meta WHERE key = 'generation')) "
+                "WHERE key = 'generation'"
+            )
+        self._db.replace_with(copy._db)
+        counts = self._db.rows(
+            "SELECT (SELECT count(*) FROM people), (SELECT count(*) FROM faces), (SELECT count(*) FROM visits)"
+        )
+        return Restored(*counts[0])
+
+    def _merge(self, copy: Backups) -> Restored:
+        self._make_names_free(copy)
+        run, rows = self._db.run, self._db.rows
+        with self._attached(copy):
+            people = [r[0] for r in rows("SELECT id FROM old.people EXCEPT SELECT id FROM main.people")]
+            faces = [r[0] for r in rows("SELECT id FROM old.faces EXCEPT SELECT id FROM main.faces")]
+            visits = [r[0] for r in rows("SELECT id FROM old.visits EXCEPT SELECT id FROM main.visits")]
+            self._take("people", "id", people)
+            self._take("keys", "owner", [*people, *visits])
+            self._take("faces", "id", faces)
+            for table in ("crops", "vectors", "features"):
+                self._take(table, "face_id", faces)
+            self._take("visits", "id", visits)
+            self._take("pictures", "visit", visits)
+            self._take("labels", "visit", visits)
+            columns = "id, visit, track, verdict, person_id, body"
+            self._db.run_many(
+                f"INSERT OR IGNORE INTO decisions ({columns}) SELECT {columns} FROM old.decisions "  # noqa: S608 - constants
+                "WHERE visit = ? ORDER BY seq",
+                [(visit,) for visit in visits],
+            )
+            for table in ("settings", "strangers", "tombstones", "audit"):
+                run(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM old.{table}")  # noqa: S608 - constants
+            self._bump()
+        return Restored(len(people), len(faces), len(visits))
+
+    def _take(self, table: str, column: str, values: List[str]) -> None:
+        self._db.run_many(
+            f"INSERT INTO main.{table} SELECT * FROM old.{table} WHERE {column} = ?",  # noqa: S608 - constants
+            [(value,) for value in values],
+        )
+
+    def _make_names_free(self, copy: Backups) -> None:
+        """Rename in a copy whoever has the name of somebody else here."""
+        here = {person.id for person in self.people()}
+        for person in copy.people():
+            if person.id in here:
+                continue
+            name, count = person.name, 1
+            while (other := self.find_person(name)) is not None and other.id != person.id:
+                count += 1
+                name = f"{person.name[:70]} ({count})"
+            if name != person.name:
+                copy.rename(person.id, name)

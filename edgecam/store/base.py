@@ -1,0 +1,125 @@
+"""What all parts of the store stand on: the database, the keys, the clock."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Dict, Iterable, Iterator, List, Set
+
+from edgecam.clock import Clock
+from edgecam.config import StoreConfig
+from edgecam.errors import KeyMissingError, StoreError
+from edgecam.store.db import Database
+from edgecam.store.records import AuditRow, NotStoredError
+from edgecam.store.ulid import new_ulid
+from edgecam.store.vault import Sealer, new_key
+
+_CHECK_PLACE = "meta:key_check:data"
+_CHECK = b"edgecam"
+
+
+class Base:
+    """One open database with its keys."""
+
+    def __init__(self, database: Database, master: Sealer, config: StoreConfig, clock: Clock, outbox_max: int) -> None:
+        """Keep the parts; `check_key` must follow before anything is sealed."""
+        self._db = database
+        self._master = master
+        self._config = config
+        self._clock = clock
+        self._outbox_max = outbox_max
+        self._keys: Dict[str, Sealer] = {}
+
+    def check_key(self, source: object) -> None:
+        """Compare the master key with the one this database was written with; a new database is marked with it.
+
+        Raises:
+            KeyMissingError: it is another key (`source` says whose).
+        """
+        rows = self._db.rows("SELECT data FROM meta WHERE key = 'key_check'")
+        if not rows:
+            sealed = self._master.seal(_CHECK_PLACE, _CHECK)
+            self._db.run("INSERT INTO meta (key, data) VALUES ('key_check', ?)", (sealed,))
+            return
+        try:
+            self._master.open(_CHECK_PLACE, rows[0][0])
+        except StoreError as err:
+            raise KeyMissingError(
+                f"the key in {source} is not the one that {self._db.path} was written with: put the right key back"
+            ) from err
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside are stored together or not at all; other threads wait, so compute before."""
+        with self._db.transaction():
+            try:
+                yield
+            except BaseException:
+                self._keys.clear()
+                raise
+
+    def _key(self, owner: str) -> Sealer:
+        """Return the data key of a person or visit."""
+        sealer = self._keys.get(owner)
+        if sealer is None:
+            rows = self._db.rows("SELECT wrapped FROM keys WHERE owner = ?", (owner,))
+            if not rows:
+                raise NotStoredError(f"{owner} is not stored (any more)")
+            sealer = Sealer(self._master.open(f"keys:{owner}:wrapped", rows[0][0]))
+            self._keys[owner] = sealer
+        return sealer
+
+    def _new_key(self, owner: str) -> Sealer:
+        key = new_key()
+        wrapped = self._master.seal(f"keys:{owner}:wrapped", key)
+        self._db.run("INSERT INTO keys (owner, wrapped) VALUES (?, ?)", (owner, wrapped))
+        self._keys[owner] = Sealer(key)
+        return self._keys[owner]
+
+    def _destroy_keys(self, owners: Iterable[str]) -> None:
+        """Overwrite and delete wrapped keys, so that no copy is left in the file.
+
+        A row moved while its table was rebalanced may have left its old bytes in a page's gap. Hence the whole, small
+        table is emptied, which makes SQLite zero all of its pages (secure_delete), and written again.
+        """
+        gone: Set[str] = set(owners)
+        if not gone:
+            return
+        for owner in gone:
+            self._keys.pop(owner, None)
+            self._db.run("UPDATE keys SET wrapped = randomblob(length(wrapped)) WHERE owner = ?", (owner,))
+            self._db.run("DELETE FROM keys WHERE owner = ?", (owner,))
+        kept = self._db.rows("SELECT owner, wrapped FROM keys")
+        self._db.run("DELETE FROM keys")
+        self._db.run_many("INSERT INTO keys (owner, wrapped) VALUES (?, ?)", kept)
+
+    def _new_id(self) -> str:
+        return new_ulid(self._clock.wall_s())
+
+    def generation(self) -> int:
+        """Return a number that rises with every change of people, faces or vectors."""
+        return int(self._db.rows("SELECT number FROM meta WHERE key = 'generation'")[0][0])
+
+    def _bump(self) -> None:
+        self._db.run("UPDATE meta SET number = number + 1 WHERE key = 'generation'")
+
+    def audit(self, actor: str, action: str, target: str) -> None:
+        """Note for ever who did what (view, export, delete, consent, rename, ...) to which id; never a name."""
+        self._db.run(
+            "INSERT INTO audit (id, wall_s, actor, action, target) VALUES (?, ?, ?, ?, ?)",
+            (self._new_id(), self._clock.wall_s(), actor, action, target),
+        )
+
+    def audit_log(self, limit: int = 100) -> List[AuditRow]:
+        """Return the newest notes, newest first."""
+        rows = self._db.rows("SELECT wall_s, actor, action, target FROM audit ORDER BY rowid DESC LIMIT ?", (limit,))
+        return [AuditRow(*row) for row in rows]
+
+    def problems(self) -> List[str]:
+        """Return what is wrong with the database file; nothing if it is sound. Reads all of it."""
+        return self._db.problems()
+
+
+def caller() -> str:
+    """Return who acts, for the audit log: the user id of this process."""
+    return f"uid:{os.getuid()}"

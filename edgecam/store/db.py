@@ -1,0 +1,252 @@
+"""One SQLite file: opened, locked, migrated; every fault becomes one clear line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+from edgecam.errors import StoreError
+
+APPLICATION_ID = 0x45644361
+"""`EdCa`: tells our database files from others."""
+
+_SCHEMA = Path(__file__).parent / "schema"
+_STRICT_SINCE = (3, 37)
+_BUSY_S = 5.0
+_POLL_S = 0.05
+
+Row = Tuple[Any, ...]
+
+
+def migrations() -> Dict[int, str]:
+    """Return the schema's steps by the version they lead to."""
+    steps = {int(path.name[:3]): path.read_text(encoding="utf-8") for path in sorted(_SCHEMA.glob("[0-9]*.sql"))}
+    if sqlite3.sqlite_version_info < _STRICT_SINCE:
+        return {version: re.sub(r"\) STRICT;", ");", sql) for version, sql in steps.items()}
+    return steps
+
+
+class Lock:
+    """A file locked as long as this is open: one process, one store."""
+
+    def __init__(self, path: Path, wait_s: float) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreError: somebody else holds it (names the process), or the file cannot be opened.
+        """
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            raise StoreError(f"{path} cannot be opened ({err.strerror}): run as the folder's owner") from err
+        try:
+            self._take(path, wait_s)
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, b"%d\n" % os.getpid(), 0)
+        except OSError as err:
+            os.close(self._handle)
+            raise StoreError(f"{path} cannot be written ({err.strerror}): free some space") from err
+        except StoreError:
+            os.close(self._handle)
+            raise
+
+    def _take(self, path: Path, wait_s: float) -> None:
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as err:
+                if time.monotonic() >= until:
+                    pid = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise StoreError(
+                        f"{path.parent} is in use by process {pid}: if that is the daemon, ask it (`edgecam status`) "
+                        f"or stop it first (`systemctl stop edgecam`)"
+                    ) from err
+                time.sleep(_POLL_S)
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._handle)
+
+
+class Database:
+    """A connection used by all threads of the process, one at a time."""
+
+    def __init__(self, path: Path, *, wal: bool = True, read_only: bool = False) -> None:
+        """Open the file, creating it unless `read_only`, and bring its schema up to date.
+
+        Raises:
+            StoreError: not ours, of a newer version, damaged, or not readable.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        with translated(path):
+            if not read_only:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            mode = "ro" if read_only else "rw"
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=_BUSY_S,
+            )
+        try:
+            with translated(path):
+                self._prepare(wal=wal, read_only=read_only)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self, *, wal: bool, read_only: bool) -> None:
+        execute = self._connection.execute
+        steps = migrations()
+        version = execute("PRAGMA user_version").fetchone()[0]
+        if version > max(steps):
+            raise StoreError(
+                f"{self.path} was written by a newer edgecam (schema {version}, this one knows {max(steps)}): "
+                f"install that version again, or restore an older backup"
+            )
+        filled = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+        if filled and execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise StoreError(f"{self.path} is not a database of edgecam: use another folder")
+        execute("PRAGMA foreign_keys = ON")
+        execute("PRAGMA secure_delete = ON")
+        if read_only:
+            return
+        if not filled:
+            execute("PRAGMA auto_vacuum = INCREMENTAL")
+        execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
+        execute("PRAGMA synchronous = FULL")
+        for step in sorted(steps):
+            if step > version:
+                self._migrate(step, steps[step])
+
+    def _migrate(self, version: int, sql: str) -> None:
+        try:
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA application_id = {APPLICATION_ID};\n"
+                f"PRAGMA user_version = {version};\nCOMMIT;"
+            )
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Row]:
+        """Return all rows of a query."""
+        with self._lock, translated(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement; return how many rows it changed."""
+        with self._lock, translated(self.path):
+            cursor = self._connection.execute(sql, values)
+            cursor.fetchall()
+            return cursor.rowcount
+
+    def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each of many rows."""
+        with self._lock, translated(self.path):
+            self._connection.executemany(sql, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; a transaction inside another is a part of it that can fail alone."""
+        with self._lock:
+            name = f"part{self._depth}"
+            with translated(self.path):
+                self._connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+                with translated(self.path):
+                    self._connection.execute(f"RELEASE {name}" if self._depth > 1 else "COMMIT")
+            except BaseException:
+                self._roll_back(name)
+                raise
+            finally:
+                self._depth -= 1
+
+    def _roll_back(self, name: str) -> None:
+        # A full disk may have ended the whole transaction already.
+        if not self._connection.in_transaction:
+            return
+        with translated(self.path):
+            if self._depth > 1:
+                self._connection.execute(f"ROLLBACK TO {name}")
+                self._connection.execute(f"RELEASE {name}")
+            else:
+                self._connection.execute("ROLLBACK")
+
+    def truncate_wal(self) -> bool:
+        """Move the write-ahead log into the file and empty it; False if a reader of another process prevents it."""
+        return bool(self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
+
+    def copy_to(self, path: Path) -> None:
+        """Write a consistent copy to a new file, without holding up writers."""
+        with translated(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            source = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+            target = sqlite3.connect(str(path))
+            try:
+                source.backup(target)
+                target.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                target.close()
+                source.close()
+
+    def replace_with(self, other: Database) -> None:
+        """Take over all contents of another database of the same schema, in one step."""
+        with self._lock, translated(self.path):
+            other._connection.backup(self._connection)
+
+    def problems(self) -> List[str]:
+        """Return what SQLite's integrity check finds; nothing if the file is sound."""
+        with self._lock:
+            found = [str(row[0]) for row in self.rows("PRAGMA integrity_check(20)")]
+            found += [f"a row of {row[0]} belongs to nothing" for row in self.rows("PRAGMA foreign_key_check")]
+        return [line for line in found if line != "ok"]
+
+    def close(self) -> None:
+        """Close the connection; SQLite then merges and removes the write-ahead log."""
+        with self._lock:
+            self._connection.close()
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn faults of SQLite and of the system into StoreError."""
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise StoreError(f"{path}: {_explain(str(err))}") from err
+    except OSError as err:
+        raise StoreError(f"{path}: {err.strerror or err}; check the folder's rights and the disk's space") from err
+
+
+_FAULTS = (
+    (("full",), "the disk is full: free some space; what was stored is safe"),
+    (("readonly", "read-only"), "the disk or the file is read-only: run as the folder's owner, or make it writable"),
+    (
+        ("malformed", "not a database"),
+        "the database is damaged: restore a backup (`edgecam restore`), or begin anew with `edgecam reset`",
+    ),
+    (("unable to open",), "the database cannot be opened: run as the folder's owner"),
+    (("locked", "busy"), "the database is locked by another program: close it"),
+    (("I/O",), "the disk cannot be read or written: check it, its space and its limits; what was stored is safe"),
+)
+"""Words of SQLite's messages (error codes come with Python 3.11), and what to tell the user."""
+
+
+def _explain(fault: str) -> str:
+    return next((told for words, told in _FAULTS if any(word in fault for word in words)), fault)

@@ -1,0 +1,276 @@
+"""Ends: what expires, who is merged, who is forgotten."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+from edgecam.clock import WALL_TRUSTED_AFTER_S
+from edgecam.errors import ConfigError, StoreError
+from edgecam.store.base import caller
+from edgecam.store.records import Purged, crop_png, pack_decision, unpack_crop, unpack_decision, unpack_floats
+from edgecam.store.settings import Settings
+from edgecam.store.vault import Sealer
+from edgecam.store.visits import Visits
+from edgecam.types import Decision, Person
+
+_HOUR_S = 3600.0
+_DAY_S = 86400.0
+_CLUSTERED_H = 168.0
+_STRANGERS_S = 30 * _DAY_S
+
+
+class Erase(Visits, Settings):
+    """Deleting for good: keys destroyed, pages zeroed and given back, the log emptied."""
+
+    def merge(self, into: str, other: str) -> Person:
+        """Make two entries of one person one: `other`'s faces and visits become `into`'s, `other` disappears.
+
+        Raises:
+            NotStoredError: one of them is not stored.
+            ConfigError: they are the same.
+        """
+        if into == other:
+            raise ConfigError("a person cannot be merged with itself: name two")
+        with self.transaction():
+            self.person(into), self.person(other)
+            self._give_faces(other, into)
+            self._db.run("UPDATE labels SET person_id = ? WHERE person_id = ?", (into, other))
+            self._rewrite_decisions({other}, into)
+            self._db.run("DELETE FROM people WHERE id = ?", (other,))
+            self._destroy_keys([other])
+            self._db.run("INSERT INTO tombstones VALUES (?, ?, ?, 1)", (other, into, self._clock.wall_s()))
+            self.audit(caller(), f"merge into {into}", other)
+            self._bump()
+        self._db.truncate_wal()
+        return self.person(into)
+
+    def export(self, person_id: str, actor: Optional[str] = None) -> Dict[str, Any]:
+        """Return everything stored about a person; pictures are PNG bytes, vectors float32 arrays.
+
+        Raises:
+            NotStoredError: nobody has this id.
+        """
+        with self.transaction():
+            person = self.person(person_id)
+            self.audit(actor or caller(), "export", person_id)
+            tracks = self._tracks_of({person_id})
+            decisions = [d for d in self._all_decisions() if person_id in (d.person_id, *d.candidates)]
+            audit = self._db.rows(
+                "SELECT wall_s, actor, action, target FROM audit WHERE target = ? ORDER BY rowid", (person_id,)
+            )
+            return {
+                "person": {**asdict(person), "role": person.role.value, "consent": dict(person.consent)},
+                "faces": [self._export_face(face.id, asdict(face)) for face in self.faces(person_id)],
+                "decisions": [json.loads(pack_decision(decision)) for decision in decisions],
+                "visit_pictures": [picture for track in tracks for picture in self._export_pictures(*track)],
+                "audit": [dict(zip(("wall_s", "actor", "action", "target"), row)) for row in audit],
+            }
+
+    def forget(self, person_id: str, actor: Optional[str] = None) -> None:
+        """Erase a person: key, faces, pictures, names in alerts and history, here and in the configured backups.
+
+        Raises:
+            NotStoredError: nobody has this id.
+            StoreError: erased here, but a backup could not be rewritten (`purge` tries again).
+        """
+        with self.transaction():
+            self.person(person_id)
+            self._erase(person_id)
+            self.audit(actor or caller(), "delete", person_id)
+            self._bump()
+        emptied = self._compact(full=True)
+        self.scrub_backups()
+        if not emptied:
+            raise StoreError(
+                f"{self._db.path}: the person is erased, but another program still reads the log of old pages: "
+                f"close it; the next purge empties the log"
+            )
+
+    def purge(self, now_wall_s: float, trusted: bool) -> Purged:
+        """Delete what has expired; nothing does while the wall clock is not trusted.
+
+        Raises:
+            StoreError: a backup that still holds a forgotten person could not be rewritten.
+        """
+        if not trusted:
+            return Purged(0, 0, 0)
+        with self.transaction():
+            self._restamp(now_wall_s)
+            hours = _CLUSTERED_H if self._config.cluster_unknown else self._config.unknown_visitors_h
+            pictures = self._db.run("DELETE FROM pictures WHERE kept_from_s <= ?", (now_wall_s - hours * _HOUR_S,))
+            visits = self._db.run(
+                "DELETE FROM visits WHERE kept_from_s <= ?", (now_wall_s - self._config.visits_d * _DAY_S,)
+            )
+            strangers = self._db.run("DELETE FROM strangers WHERE kept_from_s <= ?", (now_wall_s - _STRANGERS_S,))
+            self._destroy_keys(self._idle_keys())
+        if pictures or visits or strangers:
+            self._compact(full=False)
+        self.scrub_backups()
+        return Purged(pictures, visits, strangers)
+
+    def scrub_backups(self) -> None:
+        """Erase the forgotten in every backup of the configured folder (`Backups` knows how)."""
+        raise NotImplementedError
+
+    def _erase(self, person_id: str) -> None:
+        """Delete a person and everybody merged into them from this database, and leave tombstones."""
+        gone = self._with_merged(person_id)
+        names = {person.name for person in self.people() if person.id in gone}
+        told = re.compile("|".join([*gone, *(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names)]))
+        for visit_id, track in self._tracks_of(gone):
+            self._drop_pictures(visit_id, track)
+        self._drop_outbox(gone, told)
+        self._rewrite_decisions(gone, None)
+        self._drop_texts(told)
+        marks = ", ".join("?" * len(gone))
+        self._db.run(f"DELETE FROM people WHERE id IN ({marks})", sorted(gone))  # noqa: S608 - only question marks
+        self._destroy_keys(gone)
+        for dead in gone:
+            self._db.run(
+                "INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)",
+                (dead, self._clock.wall_s()),
+            )
+
+    def _with_merged(self, person_id: str) -> Set[str]:
+        rows = self._db.rows(
+            "WITH RECURSIVE gone (id) AS (VALUES (?) UNION SELECT t.id FROM tombstones t JOIN gone ON "
+            "merged_into = gone.id) SELECT id FROM gone",
+            (person_id,),
+        )
+        return {row[0] for row in rows}
+
+    def _all_decisions(self) -> List[Decision]:
+        return [
+            unpack_decision(self._master.open(f"decisions:{decision_id}:body", body))
+            for decision_id, body in self._db.rows("SELECT id, body FROM decisions ORDER BY seq")
+        ]
+
+    def _tracks_of(self, person_ids: Set[str]) -> List[Tuple[str, int]]:
+        """Return the (visit, track) that may show one of these people."""
+        tracks = {
+            (decision.visit, decision.track)
+            for decision in self._all_decisions()
+            if person_ids & {decision.person_id, *decision.candidates}
+        }
+        labels = self._db.rows("SELECT visit, track, person_id FROM labels")
+        tracks |= {(visit_id, track) for visit_id, track, owner in labels if owner in person_ids}
+        return sorted(tracks)
+
+    def _drop_pictures(self, visit_id: str, track: int) -> None:
+        """Delete a track's pictures and give the visit's other pictures a new key."""
+        if not self._db.run("DELETE FROM pictures WHERE visit = ? AND track = ?", (visit_id, track)):
+            return
+        old = self._key(visit_id)
+        kept = self._db.rows("SELECT id, crop FROM pictures WHERE visit = ?", (visit_id,))
+        self._destroy_keys([visit_id])
+        if not kept:
+            return
+        new = self._new_key(visit_id)
+        for picture_id, blob in kept:
+            place = f"pictures:{picture_id}:crop"
+            self._db.run(
+                "UPDATE pictures SET crop = ? WHERE id = ?", (new.seal(place, old.open(place, blob)), picture_id)
+            )
+
+    def _drop_outbox(self, gone: Set[str], told: re.Pattern[str]) -> None:
+        about = {d.id for d in self._all_decisions() if gone & {d.person_id, *d.candidates}}
+        for seq, row_id, decision, payload in self._db.rows("SELECT seq, id, decision, payload FROM outbox"):
+            text = self._master.open(f"outbox:{row_id}:payload", payload)
+            if decision in about or _tells(text, told):
+                self._db.run("DELETE FROM outbox WHERE seq = ?", (seq,))
+
+    def _rewrite_decisions(self, gone: Set[str], heir: Optional[str]) -> None:
+        """Put the heir, or nobody, in the place of these people."""
+        for decision in self._all_decisions():
+            if not gone & {decision.person_id, *decision.candidates}:
+                continue
+            person_id = heir if decision.person_id in gone else decision.person_id
+            names = (heir if candidate in gone else candidate for candidate in decision.candidates)
+            candidates = tuple(dict.fromkeys(name for name in names if name is not None))
+            reason = decision.reason if heir else "forgotten"
+            changed = replace(decision, person_id=person_id, candidates=candidates, reason=reason)
+            sealed = self._master.seal(f"decisions:{decision.id}:body", pack_decision(changed))
+            self._db.run("UPDATE decisions SET person_id = ?, body = ? WHERE id = ?", (person_id, sealed, decision.id))
+
+    def _drop_texts(self, told: re.Pattern[str]) -> None:
+        """Delete settings and summaries that tell of a person."""
+        for key, value in self._db.rows("SELECT key, value FROM settings"):
+            if _tells(self._master.open(f"settings:{key}:value", value), told):
+                self._db.run("DELETE FROM settings WHERE key = ?", (key,))
+        for visit_id, summary in self._db.rows("SELECT id, summary FROM visits WHERE summary IS NOT NULL"):
+            if _tells(self._master.open(f"visits:{visit_id}:summary", summary), told):
+                self._db.run("UPDATE visits SET summary = NULL WHERE id = ?", (visit_id,))
+
+    def _restamp(self, now_wall_s: float) -> None:
+        """Count from now what was stored while the clock was not set, or ran ahead."""
+        for table in ("visits", "pictures", "strangers"):
+            self._db.run(
+                f"UPDATE {table} SET kept_from_s = ?1 WHERE kept_from_s < ?2 OR kept_from_s > ?1",  # noqa: S608 - constants
+                (now_wall_s, WALL_TRUSTED_AFTER_S),
+            )
+
+    def _idle_keys(self) -> List[str]:
+        rows = self._db.rows(
+            "SELECT owner FROM keys WHERE owner NOT IN (SELECT id FROM people) "
+            "AND owner NOT IN (SELECT visit FROM pictures)"
+        )
+        return [row[0] for row in rows]
+
+    def _compact(self, *, full: bool) -> bool:
+        """Give freed pages back and empty the log; `full` also writes every page anew, if there is room."""
+        try:
+            self._db.run("VACUUM" if full else "PRAGMA incremental_vacuum")
+        except StoreError:
+            # No room for a second copy: freed space is zeroed already (secure_delete).
+            self._db.run("PRAGMA incremental_vacuum")
+        return self._db.truncate_wal()
+
+    def _export_face(self, face_id: str, about: Dict[str, Any]) -> Dict[str, Any]:
+        data = self._crop_bytes(face_id)
+        crop = unpack_crop(data)
+        key = self._key(about["person_id"])
+        return {
+            **about,
+            "png": crop_png(data),
+            "box": crop.box.tolist(),
+            "landmarks": crop.landmarks.tolist(),
+            "vectors": self._export_vectors(key, "vectors", "vector", face_id),
+            "features": self._export_vectors(key, "features", "features", face_id),
+        }
+
+    def _export_vectors(self, key: Sealer, table: str, column: str, face_id: str) -> Dict[str, Any]:
+        rows = self._db.rows(f"SELECT model, {column} FROM {table} WHERE face_id = ?", (face_id,))  # noqa: S608 - constants
+        return {model: unpack_floats(key.open(f"{table}:{face_id}/{model}:{column}", blob)) for model, blob in rows}
+
+    def _export_pictures(self, visit_id: str, track: int) -> Sequence[Dict[str, Any]]:
+        rows = self._db.rows("SELECT id, crop FROM pictures WHERE visit = ? AND track = ?", (visit_id, track))
+        return [
+            {
+                "visit": visit_id,
+                "track": track,
+                "png": crop_png(self._key(visit_id).open(f"pictures:{picture_id}:crop", blob)),
+            }
+            for picture_id, blob in rows
+        ]
+
+
+def _tells(data: bytes, told: re.Pattern[str]) -> bool:
+    """Whether a JSON or plain text names one of the people searched for."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = data.decode("utf-8", "replace")
+    return any(told.search(text) for text in _texts(value))
+
+
+def _texts(value: Any) -> List[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    return []

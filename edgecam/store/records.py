@@ -1,0 +1,177 @@
+"""What the store hands out, and how pictures, vectors and decisions become bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+
+import cv2
+import numpy as np
+
+from edgecam.errors import StoreError
+from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Verdict
+
+
+class NotStoredError(StoreError):
+    """Nobody or nothing by that name or id is stored."""
+
+
+class NameTakenError(StoreError):
+    """Another person has that name."""
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """An enrolled face, without its picture."""
+
+    id: str
+    person_id: str
+    source: str
+    """Where it came from (a file, a camera, a visit)."""
+    quality: float
+    infrared: bool
+    yaw_deg: float
+    created_wall_s: float
+
+
+class Gallery(NamedTuple):
+    """All enrolled vectors of one model; row i is face `face_ids[i]` of person `person_ids[i]`."""
+
+    person_ids: Tuple[str, ...]
+    face_ids: Tuple[str, ...]
+    vectors: Floats
+    """(N, D) float32; (0, 0) with nobody enrolled."""
+    qualities: Floats
+    """(N,) float32, 0..1."""
+
+
+class Message(NamedTuple):
+    """Something to be published."""
+
+    topic: str
+    payload: bytes
+    critical: bool
+    """Dropped only when nothing else is left to drop."""
+
+
+class OutboxRow(NamedTuple):
+    """A message waiting for the broker's acknowledgement."""
+
+    seq: int
+    topic: str
+    payload: bytes
+    created_wall_s: float
+    critical: bool
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One appearance at a place."""
+
+    id: str
+    place: str
+    camera: str
+    opened_wall_s: float
+    closed_wall_s: Optional[float]
+    """None while it lasts (or after a kill)."""
+    ignored: bool
+    summary: Mapping[str, Any]
+    decisions: Tuple[Decision, ...]
+    """Every word said about its tracks, in order."""
+    pictured: Tuple[int, ...]
+    """Tracks of which pictures are kept."""
+    named: Mapping[int, str]
+    """Track -> person id, where the user named it."""
+
+    @property
+    def latest(self) -> Dict[int, Decision]:
+        """Return the last word about each track."""
+        return {decision.track: decision for decision in self.decisions}
+
+    @property
+    def tracks(self) -> Tuple[int, ...]:
+        """Return all tracks that left anything."""
+        return tuple(sorted({*self.latest, *self.pictured}))
+
+
+class AuditRow(NamedTuple):
+    """Who did what to whom."""
+
+    wall_s: float
+    actor: str
+    action: str
+    target: str
+
+
+class Purged(NamedTuple):
+    """What a purge removed."""
+
+    pictures: int
+    visits: int
+    strangers: int
+
+
+class Restored(NamedTuple):
+    """What a restore brought back."""
+
+    people: int
+    faces: int
+    visits: int
+
+
+def pack_json(value: Any) -> bytes:
+    """Return compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_GEOMETRY = struct.Struct("<d14f")
+
+
+def pack_crop(crop: FaceCrop) -> bytes:
+    """Return a crop as bytes: geometry, then the picture as PNG (lossless)."""
+    written, png = cv2.imencode(".png", crop.image)
+    if not written:
+        raise StoreError("a face's picture cannot be encoded as PNG")
+    numbers = [*crop.box.tolist(), *crop.landmarks.ravel().tolist()]
+    return _GEOMETRY.pack(crop.scale, *numbers) + bytes(png.tobytes())
+
+
+def unpack_crop(data: bytes) -> FaceCrop:
+    """Return a crop from `pack_crop`'s bytes."""
+    scale, *numbers = _GEOMETRY.unpack_from(data)
+    image = cv2.imdecode(np.frombuffer(crop_png(data), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise StoreError("a stored face's picture cannot be decoded: restore a backup (`edgecam restore`)")
+    landmarks = np.array(numbers[4:], np.float32).reshape(5, 2)
+    return FaceCrop(image, np.array(numbers[:4], np.float32), landmarks, scale)
+
+
+def crop_png(data: bytes) -> bytes:
+    """Return the PNG inside `pack_crop`'s bytes."""
+    return data[_GEOMETRY.size :]
+
+
+def pack_floats(values: Floats) -> bytes:
+    """Return float32 values as little-endian bytes."""
+    return np.ascontiguousarray(values, "<f4").tobytes()
+
+
+def unpack_floats(data: bytes) -> Floats:
+    """Return a copy of `pack_floats`'s values, one-dimensional."""
+    return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def pack_decision(decision: Decision) -> bytes:
+    """Return a decision as JSON."""
+    return pack_json(asdict(decision))
+
+
+def unpack_decision(data: bytes) -> Decision:
+    """Return a decision from `pack_decision`'s bytes."""
+    fields: Dict[str, Any] = json.loads(data)
+    fields["verdict"], fields["phase"] = Verdict(fields["verdict"]), Phase(fields["phase"])
+    fields["liveness"] = Liveness(fields["liveness"])
+    fields["candidates"], fields["blinks_s"] = tuple(fields["candidates"]), tuple(fields["blinks_s"])
+    return Decision(**fields)

@@ -1,0 +1,56 @@
+"""Small values by name, and the features of strangers that refine the thresholds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from edgecam.store.base import Base
+from edgecam.store.records import pack_floats, pack_json
+from edgecam.types import Floats
+
+
+class Settings(Base):
+    """Sealed with the master key; what names a person goes when the person is forgotten."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the JSON value stored under this key."""
+        rows = self._db.rows("SELECT value FROM settings WHERE key = ?", (key,))
+        return json.loads(self._master.open(f"settings:{key}:value", rows[0][0])) if rows else default
+
+    def put(self, key: str, value: Any) -> None:
+        """Store a JSON value; None removes the key.
+
+        The key is kept in the clear: it must not name a person.
+        """
+        if value is None:
+            self._db.run("DELETE FROM settings WHERE key = ?", (key,))
+            return
+        sealed = self._master.seal(f"settings:{key}:value", pack_json(value))
+        self._db.run("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, sealed))
+
+    def add_stranger_features(self, model: str, features: Floats) -> None:
+        """Keep features of unknown visitors for 30 days, if the owner opted in (`store.local_strangers`).
+
+        Args:
+            model: version of the encoder.
+            features: (N, K) float32.
+        """
+        if not self._config.local_strangers:
+            return
+        now = self._clock.wall_s()
+        with self.transaction():
+            for row in features:
+                row_id = self._new_id()
+                sealed = self._master.seal(f"strangers:{row_id}:features", pack_floats(row))
+                self._db.run("INSERT INTO strangers VALUES (?, ?, ?, ?)", (row_id, model, now, sealed))
+
+    def stranger_features(self, model: str) -> Floats:
+        """Return (N, K) float32 features of this model; (0, 0) without any."""
+        rows = self._db.rows("SELECT id, features FROM strangers WHERE model = ? ORDER BY id", (model,))
+        if not rows:
+            return np.zeros((0, 0), np.float32)
+        opened = [self._master.open(f"strangers:{row_id}:features", blob) for row_id, blob in rows]
+        return np.frombuffer(b"".join(opened), "<f4").astype(np.float32).reshape(len(rows), -1)

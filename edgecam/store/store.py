@@ -1,0 +1,153 @@
+"""The store: one encrypted file that holds everything the box remembers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Optional, Type
+
+from edgecam.clock import Clock, SystemClock
+from edgecam.config import StoreConfig
+from edgecam.errors import StoreError
+from edgecam.store.backup import Backups
+from edgecam.store.db import Database, Lock
+from edgecam.store.vault import Sealer, load_master_key
+
+DATABASE = "edgecam.db"
+LOCK = "lock"
+_DEFAULTS = StoreConfig()
+_OUTBOX_MAX = 10_000
+_SQLITE_TAIL = ("-wal", "-shm", "-journal")
+
+
+class Store(Backups):
+    """People, faces, settings, visits, decisions, outbox, audit; safe to use from several threads.
+
+    See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`.
+    """
+
+    _file_lock: Optional[Lock] = None
+
+    @classmethod
+    def open(
+        cls,
+        state: Path,
+        config: StoreConfig = _DEFAULTS,
+        *,
+        clock: Optional[Clock] = None,
+        outbox_max: int = _OUTBOX_MAX,
+        read_only: bool = False,
+        wait_s: float = 1.0,
+    ) -> Store:
+        """Open the store of a state folder, making folder, key and database where they are missing.
+
+        Args:
+            state: the state folder; made private (0700) if new or empty.
+            config: what is kept, and for how long.
+            clock: tells the wall time.
+            outbox_max: messages kept while the broker is away.
+            read_only: look without the lock, beside the process that owns the store; makes nothing.
+            wait_s: so long for another process to let go.
+
+        Raises:
+            StoreError: in use, not readable, damaged, or of a newer version.
+            KeyMissingError: the master key is missing or wrong.
+        """
+        _prepare_folder(state, read_only=read_only)
+        lock = None if read_only else Lock(state / LOCK, wait_s)
+        try:
+            path = state / DATABASE
+            store = cls._opened(state, path, config, clock or SystemClock(), outbox_max, read_only=read_only)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            raise
+        store._file_lock = lock  # noqa: SLF001 - our own
+        return store
+
+    @classmethod
+    def _opened(
+        cls, state: Path, path: Path, config: StoreConfig, clock: Clock, outbox_max: int, *, read_only: bool
+    ) -> Store:
+        new = not path.exists() or path.stat().st_size == 0
+        if new and read_only:
+            raise StoreError(f"{path} does not exist yet: enrol somebody first (`edgecam enroll NAME PHOTO`)")
+        if not read_only:
+            for left in state.glob("*.part*"):
+                left.unlink()
+        master, source = load_master_key(state, create=new)
+        database = Database(path, read_only=read_only)
+        try:
+            store = cls(database, Sealer(master), config, clock, outbox_max)
+            store.check_key(source)
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    @property
+    def path(self) -> Path:
+        """Return the database file."""
+        return self._db.path
+
+    def close(self) -> None:
+        """Close the database and let the next process in."""
+        self._db.close()
+        if self._file_lock is not None:
+            self._file_lock.close()
+            self._file_lock = None
+
+    def __enter__(self) -> Store:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def destroy(state: Path, wait_s: float = 1.0) -> None:
+    """Delete the store of a state folder: first the key, so that what is left of the rest is noise.
+
+    A key outside of the folder is not touched: its owner must destroy it.
+
+    Raises:
+        StoreError: in use, or not deletable.
+    """
+    lock = Lock(state / LOCK, wait_s)
+    try:
+        key = state / "master.key"
+        if key.exists():
+            with key.open("r+b") as file:
+                file.write(os.urandom(max(key.stat().st_size, 1)))
+                file.flush()
+                os.fsync(file.fileno())
+            key.unlink()
+        for tail in ("", *_SQLITE_TAIL):
+            (state / (DATABASE + tail)).unlink(missing_ok=True)
+    except OSError as err:
+        raise StoreError(f"{state} cannot be emptied ({err.strerror}): run as the folder's owner") from err
+    finally:
+        lock.close()
+
+
+def _prepare_folder(state: Path, *, read_only: bool) -> None:
+    try:
+        if not read_only:
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours = state.is_dir() and (not any(state.iterdir()) or (state / DATABASE).exists())
+        if ours and not read_only and state.stat().st_mode & 0o077:
+            state.chmod(0o700)
+    except FileExistsError as err:
+        raise StoreError(f"{state} is a file: the state needs a folder (--state DIR)") from err
+    except NotADirectoryError as err:
+        raise StoreError(f"{state} lies under a file: the state needs a folder (--state DIR)") from err
+    except OSError as err:
+        raise StoreError(
+            f"{state} cannot be used ({err.strerror}): run as its owner, or choose another folder (--state DIR)"
+        ) from err
+    if not state.is_dir():
+        raise StoreError(f"{state} does not exist: choose the state folder with --state DIR")
