@@ -34,7 +34,8 @@ def pattern(shape: tuple[int, ...], low: float, high: float) -> NDArray[np.float
         wave = wave + np.sin(2 * np.pi * turn * (axis + batch) + 0.4 * (axis - 1)) / (len(shape) + 0.5)
     peak = np.abs(wave).max()
     unit = 0.5 + wave * (0.5 / max(float(peak), 1.0))
-    return (low + (high - low) * unit).astype(np.float32)
+    values: NDArray[np.float32] = (low + (high - low) * unit).astype(np.float32)
+    return values
 
 
 def feeds(test: SelfTest) -> dict[str, NDArray[np.float32]]:

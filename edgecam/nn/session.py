@@ -59,7 +59,7 @@ class Session:
     def load(
         cls,
         path: Path,
-        providers: Sequence[Provider] = ("cpu",),
+        providers: Sequence[str] = ("cpu",),
         threads: int = 1,
         cache_dir: Path | None = None,
     ) -> Session:
@@ -67,16 +67,19 @@ class Session:
 
         Args:
             path: the ONNX file.
-            providers: in order of preference; the CPU is always the last resort.
+            providers: `tensorrt`, `cuda`, `cpu` in order of preference; the CPU is
+                always the last resort.
             threads: within one operation, on the CPU.
             cache_dir: where TensorRT keeps its engines; without it they are
                 built again at each start, which takes minutes.
 
         Raises:
-            ModelError: onnxruntime is missing, or the file cannot be run on the CPU either.
+            ModelError: onnxruntime is missing, a provider is unknown, or the file
+                cannot be run on the CPU either.
         """
+        order = known_providers(providers)
         cpu = cls._open(path, "cpu", threads, None)
-        for provider in providers:
+        for provider in order:
             if provider == "cpu":
                 break
             reason = _missing(provider)
@@ -139,6 +142,28 @@ class Session:
     def run_named(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs by name."""
         return dict(zip(self._outputs, self.run(feeds)))
+
+
+def known_providers(names: Sequence[str]) -> list[Provider]:
+    """Return the names as providers.
+
+    Raises:
+        ModelError: one of them is unknown.
+    """
+    order = []
+    for name in names:
+        found = next((p for p in _ORT_NAMES if p == name), None)
+        if found is None:
+            raise ModelError(f"no provider {name!r}; there are: {', '.join(_ORT_NAMES)}")
+        order.append(found)
+    return order
+
+
+def ort_providers(names: Sequence[str]) -> list[str]:
+    """Return onnxruntime's names of those providers that it was built with, the CPU last."""
+    available = _onnxruntime().get_available_providers()
+    chosen = [_ORT_NAMES[p] for p in known_providers(names) if p != "cpu" and _ORT_NAMES[p] in available]
+    return [*chosen, _ORT_NAMES["cpu"]]
 
 
 def probe(session: Session) -> dict[str, NDArray[np.float32]]:
