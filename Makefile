@@ -16,8 +16,6 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models
-COMPILE := -m compileall -q -f
-NO_PYC := PYTHONDONTWRITEBYTECODE=1
 
 .PHONY: help setup models demo test check slow bench clean install uninstall insightface system-deps test39 constraints
 
@@ -30,7 +28,7 @@ help:
 	@echo "make bench      speed and memory on this machine"
 	@echo "make insightface   the optional recogniser, without its own onnxruntime and cv2"
 	@echo "make install / uninstall   as root: $(PREFIX), user and service edgecam (DESTDIR for a trial)"
-	@echo "make clean      caches and build output; the virtual environment with VENV=1: rm -r $(VENV)"
+	@echo "make clean      caches and build output (the environment: rm -r $(VENV))"
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -77,6 +75,27 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	@deploy/check-py39
+	$(BIN)/python deploy/check_constraints.py
+	@deploy/check-units
+
+slow: setup
+	@deploy/slow $(BIN)
+
+test39:
+	@deploy/test39 $(ARGS)
+
+# Resolve every board's constraints anew from pyproject.toml's bounds.
+constraints: $(INSTALLED)
+	$(BIN)/python deploy/check_constraints.py --write
+
+# --- as a service ---------------------------------------------------------------------------------------------------
+
+install:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' MODELS_MIRROR='$(MODELS_MIRROR)' deploy/install
+
+uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' deploy/uninstall
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
