@@ -1,0 +1,1 @@
+"""Telling the house: message schema, announcement policy, Home Assistant discovery, MQTT client."""
