@@ -85,7 +85,7 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
 
 @needs_insightface
 def test_another_side_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="wants .*160.* pictures"):
+    with pytest.raises(ModelError, match=r"wants .*160.* pictures"):
         InsightFaceModel(arcface(tmp_path / "big.onnx", side=160))
 
 

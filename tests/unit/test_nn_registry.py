@@ -151,7 +151,7 @@ def test_pip_refuses_another_archive(toy: Toy, monkeypatch: pytest.MonkeyPatch) 
 def test_a_source_that_is_nowhere_is_one_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.wheel.unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(ModelError, match="toy==1.0: pip download failed.*--mirror") as caught:
+    with pytest.raises(ModelError, match=r"toy==1.0: pip download failed.*--mirror") as caught:
         toy.registry().pull([])
     assert "\n" not in str(caught.value)
 
@@ -233,7 +233,7 @@ def test_unknown_model_lists_the_known(toy: Toy) -> None:
 def test_damaged_record_is_one_line(toy: Toy) -> None:
     toy.pull()
     (toy.models / "installed.json").write_text("{")
-    with pytest.raises(ModelError, match="is damaged.*delete it"):
+    with pytest.raises(ModelError, match=r"is damaged.*delete it"):
         toy.registry().path("toy")
 
 

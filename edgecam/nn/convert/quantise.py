@@ -75,11 +75,12 @@ class _Quantiser:
             if node.op_type == "MaxPool" and node.output[0] in self._params:
                 self._params[node.output[0]] = self._params[node.input[0]]
         self._nodes: list[NodeProto] = []
+        self._uses = 0
         self._constants: dict[str, NDArray[Any]] = {}
 
     def run(self) -> ModelProto:
         for value in self._graph.input:
-            self._pair(value.name)
+            self._round(value.name)
         for node in self._graph.node:
             self._node(node)
         kept = {name for node in self._nodes for name in node.input}
@@ -97,23 +98,29 @@ class _Quantiser:
     def _node(self, node: NodeProto) -> None:
         copy = helper.make_node(node.op_type, [], list(node.output), name=node.name)
         copy.attribute.extend(node.attribute)
-        inputs = [f"{n}/dq" if n in self._params else n for n in node.input]
+        inputs = [self._use(name) for name in node.input]
         if node.op_type in ("Conv", "Gemm"):
             inputs = [inputs[0], *self._layer(node)]
         copy.input.extend(inputs)
         self._nodes.append(copy)
         for name in node.output:
-            self._pair(name)
+            self._round(name)
 
-    def _pair(self, name: str) -> None:
-        """Round an activation to 8 bit and back, if it is one of those."""
+    def _round(self, name: str) -> None:
+        """Round an activation to 8 bit, if it is one of those."""
+        if name in self._params:
+            scale, zero = self._params[name]
+            names = [self._constant(f"{name}/scale", scale), self._constant(f"{name}/zero", zero)]
+            self._append("QuantizeLinear", [name, *names], f"{name}/q")
+
+    def _use(self, name: str) -> str:
+        """Dequantise for one consumer: onnxruntime 1.11 trips over a shared DequantizeLinear."""
         if name not in self._params:
-            return
-        scale, zero = self._params[name]
-        names = [self._constant(f"{name}/scale", scale), self._constant(f"{name}/zero", zero)]
-        quantised = f"{name}/q"
-        self._append("QuantizeLinear", [name, *names], quantised)
-        self._append("DequantizeLinear", [quantised, *names], f"{name}/dq")
+            return name
+        self._uses += 1
+        output = f"{name}/dq{self._uses}"
+        self._append("DequantizeLinear", [f"{name}/q", f"{name}/scale", f"{name}/zero"], output)
+        return output
 
     def _layer(self, node: NodeProto) -> list[str]:
         """Add the 8-bit weight and the 32-bit bias; returns their dequantised names."""
