@@ -1,4 +1,5 @@
 """Copies of the database, and bringing them back."""
+# ruff: noqa: SLF001 - copies are opened as the same class
 
 from __future__ import annotations
 
@@ -104,9 +105,8 @@ class Backups(Erase):
     def _scrub(self, path: Path, gone: List[str]) -> None:
         with self._writing(path) as part, self._opened_copy(path, part) as copy:
             with copy.transaction():
-                for dead in gone:
-                    copy._erase(dead)  # noqa: SLF001 - the same class
-            copy._compact(full=True)  # noqa: SLF001 - the same class
+                copy._erase(gone)
+            copy._compact(full=True)
 
     @contextmanager
     def _opened_copy(self, path: Path, part: Path) -> Iterator[Backups]:
@@ -116,10 +116,7 @@ class Backups(Erase):
                 raise StoreError(f"{path} is not a backup: there is nothing in it")
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             shutil.copyfile(path, part)
-        try:
-            database = Database(part, wal=False)
-        except StoreError as err:
-            raise StoreError(str(err).replace(str(part), str(path))) from err
+        database = Database(part, wal=False, shown=path)
         try:
             config = self._config.model_copy(update={"backup_dir": None})
             copy = type(self)(database, self._master, config, self._clock, self._outbox_max)
@@ -154,11 +151,12 @@ class Backups(Erase):
     def _bury(self, copy: Backups, *, merged: bool) -> None:
         """Delete from a copy what was deleted here since."""
         with copy.transaction():
-            for dead, heir in self._db.rows("SELECT id, merged_into FROM tombstones"):
-                if heir is None:
-                    copy._erase(dead)
-                    copy._db.run("DELETE FROM faces WHERE id = ?", (dead,))
-                elif merged:
+            buried = self._db.rows("SELECT id, merged_into FROM tombstones")
+            gone = [dead for dead, heir in buried if heir is None]
+            copy._erase(gone)
+            copy._db.run_many("DELETE FROM faces WHERE id = ?", [(dead,) for dead in gone])
+            for dead, heir in buried:
+                if heir is not None and merged:
                     copy._rewrite_decisions({dead}, heir)
                     copy._db.run("DELETE FROM people WHERE id = ?", (dead,))
                     copy._destroy_keys([dead])

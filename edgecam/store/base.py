@@ -11,7 +11,7 @@ from edgecam.config import StoreConfig
 from edgecam.errors import KeyMissingError, StoreError
 from edgecam.store.db import Database
 from edgecam.store.records import AuditRow, NotStoredError
-from edgecam.store.ulid import new_ulid
+from edgecam.store.ulid import Ulids
 from edgecam.store.vault import Sealer, new_key
 
 _CHECK_PLACE = "meta:key_check:data"
@@ -29,6 +29,7 @@ class Base:
         self._clock = clock
         self._outbox_max = outbox_max
         self._keys: Dict[str, Sealer] = {}
+        self._ulids = Ulids()
 
     def check_key(self, source: object) -> None:
         """Compare the master key with the one this database was written with; a new database is marked with it.
@@ -94,7 +95,7 @@ class Base:
         self._db.run_many("INSERT INTO keys (owner, wrapped) VALUES (?, ?)", kept)
 
     def _new_id(self) -> str:
-        return new_ulid(self._clock.wall_s())
+        return self._ulids(self._clock.wall_s())
 
     def generation(self) -> int:
         """Return a number that rises with every change of people, faces or vectors."""

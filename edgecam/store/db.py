@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from edgecam.errors import StoreError
 
@@ -80,16 +80,23 @@ class Lock:
 class Database:
     """A connection used by all threads of the process, one at a time."""
 
-    def __init__(self, path: Path, *, wal: bool = True, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, wal: bool = True, read_only: bool = False, shown: Optional[Path] = None) -> None:
         """Open the file, creating it unless `read_only`, and bring its schema up to date.
+
+        Args:
+            path: the file.
+            wal: keep a write-ahead log beside it.
+            read_only: never write.
+            shown: the name for messages, if the file is a passing copy of another.
 
         Raises:
             StoreError: not ours, of a newer version, damaged, or not readable.
         """
         self.path = path
+        self._shown = shown or path
         self._lock = threading.RLock()
         self._depth = 0
-        with translated(path):
+        with translated(self._shown):
             if not read_only:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             mode = "ro" if read_only else "rw"
@@ -101,7 +108,7 @@ class Database:
                 timeout=_BUSY_S,
             )
         try:
-            with translated(path):
+            with translated(self._shown):
                 self._prepare(wal=wal, read_only=read_only)
         except BaseException:
             self._connection.close()
@@ -113,12 +120,12 @@ class Database:
         version = execute("PRAGMA user_version").fetchone()[0]
         if version > max(steps):
             raise StoreError(
-                f"{self.path} was written by a newer edgecam (schema {version}, this one knows {max(steps)}): "
+                f"{self._shown} was written by a newer edgecam (schema {version}, this one knows {max(steps)}): "
                 f"install that version again, or restore an older backup"
             )
         filled = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
         if filled and execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise StoreError(f"{self.path} is not a database of edgecam: use another folder")
+            raise StoreError(f"{self._shown} is not a database of edgecam: use another folder")
         execute("PRAGMA foreign_keys = ON")
         execute("PRAGMA secure_delete = ON")
         if read_only:
@@ -144,19 +151,19 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Row]:
         """Return all rows of a query."""
-        with self._lock, translated(self.path):
+        with self._lock, translated(self._shown):
             return self._connection.execute(sql, values).fetchall()
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement; return how many rows it changed."""
-        with self._lock, translated(self.path):
+        with self._lock, translated(self._shown):
             cursor = self._connection.execute(sql, values)
             cursor.fetchall()
             return cursor.rowcount
 
     def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each of many rows."""
-        with self._lock, translated(self.path):
+        with self._lock, translated(self._shown):
             self._connection.executemany(sql, values)
 
     @contextmanager
@@ -164,12 +171,12 @@ class Database:
         """All or nothing; a transaction inside another is a part of it that can fail alone."""
         with self._lock:
             name = f"part{self._depth}"
-            with translated(self.path):
+            with translated(self._shown):
                 self._connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield
-                with translated(self.path):
+                with translated(self._shown):
                     self._connection.execute(f"RELEASE {name}" if self._depth > 1 else "COMMIT")
             except BaseException:
                 self._roll_back(name)
@@ -181,7 +188,7 @@ class Database:
         # A full disk may have ended the whole transaction already.
         if not self._connection.in_transaction:
             return
-        with translated(self.path):
+        with translated(self._shown):
             if self._depth > 1:
                 self._connection.execute(f"ROLLBACK TO {name}")
                 self._connection.execute(f"RELEASE {name}")
@@ -207,7 +214,7 @@ class Database:
 
     def replace_with(self, other: Database) -> None:
         """Take over all contents of another database of the same schema, in one step."""
-        with self._lock, translated(self.path):
+        with self._lock, translated(self._shown):
             other._connection.backup(self._connection)
 
     def problems(self) -> List[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, replace
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from edgecam.clock import WALL_TRUSTED_AFTER_S
 from edgecam.errors import ConfigError, StoreError
@@ -78,11 +78,13 @@ class Erase(Visits, Settings):
         """
         with self.transaction():
             self.person(person_id)
-            self._erase(person_id)
+            self._erase([person_id])
             self.audit(actor or caller(), "delete", person_id)
             self._bump()
-        emptied = self._compact(full=True)
-        self.scrub_backups()
+        try:
+            self.scrub_backups()
+        finally:
+            emptied = self._compact(full=True)
         if not emptied:
             raise StoreError(
                 f"{self._db.path}: the person is erased, but another program still reads the log of old pages: "
@@ -106,18 +108,21 @@ class Erase(Visits, Settings):
             )
             strangers = self._db.run("DELETE FROM strangers WHERE kept_from_s <= ?", (now_wall_s - _STRANGERS_S,))
             self._destroy_keys(self._idle_keys())
-        if pictures or visits or strangers:
+        try:
+            self.scrub_backups()
+        finally:
             self._compact(full=False)
-        self.scrub_backups()
         return Purged(pictures, visits, strangers)
 
     def scrub_backups(self) -> None:
         """Erase the forgotten in every backup of the configured folder (`Backups` knows how)."""
         raise NotImplementedError
 
-    def _erase(self, person_id: str) -> None:
-        """Delete a person and everybody merged into them from this database, and leave tombstones."""
-        gone = self._with_merged(person_id)
+    def _erase(self, person_ids: Iterable[str]) -> None:
+        """Delete people and everybody merged into them from this database, and leave tombstones."""
+        gone = {dead for person_id in person_ids for dead in self._with_merged(person_id)}
+        if not gone:
+            return
         names = {person.name for person in self.people() if person.id in gone}
         told = re.compile("|".join([*gone, *(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names)]))
         for visit_id, track in self._tracks_of(gone):
@@ -125,14 +130,10 @@ class Erase(Visits, Settings):
         self._drop_outbox(gone, told)
         self._rewrite_decisions(gone, None)
         self._drop_texts(told)
-        marks = ", ".join("?" * len(gone))
-        self._db.run(f"DELETE FROM people WHERE id IN ({marks})", sorted(gone))  # noqa: S608 - only question marks
+        self._db.run_many("DELETE FROM people WHERE id = ?", [(dead,) for dead in gone])
         self._destroy_keys(gone)
-        for dead in gone:
-            self._db.run(
-                "INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)",
-                (dead, self._clock.wall_s()),
-            )
+        now = self._clock.wall_s()
+        self._db.run_many("INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)", [(dead, now) for dead in gone])
 
     def _with_merged(self, person_id: str) -> Set[str]:
         rows = self._db.rows(
