@@ -138,8 +138,7 @@ def _prepare_folder(state: Path, *, read_only: bool) -> None:
     try:
         if not read_only:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ours = state.is_dir() and (not any(state.iterdir()) or (state / DATABASE).exists())
-        if ours and not read_only and state.stat().st_mode & 0o077:
+        if not read_only and _is_ours_alone(state) and state.stat().st_mode & 0o077:
             state.chmod(0o700)
     except FileExistsError as err:
         raise StoreError(f"{state} is a file: the state needs a folder (--state DIR)") from err
@@ -151,3 +150,10 @@ def _prepare_folder(state: Path, *, read_only: bool) -> None:
         ) from err
     if not state.is_dir():
         raise StoreError(f"{state} does not exist: choose the state folder with --state DIR")
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether a folder may be made private; one that holds other things keeps its rights (our files are private)."""
+    if folder.stat().st_uid != os.getuid():
+        return False
+    return (folder / DATABASE).exists() or not any(folder.iterdir())
