@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgecam.alerts import discovery
 from edgecam.alerts.message import OFF, OFFLINE, ON, ONLINE, MessageError, RingSource, Topics, finish, moment
-from edgecam.alerts.session import FAILED_FROM, Failure, Link, Received, Session, explain, refused
+from edgecam.alerts.session import FAILED_FROM, Failure, Link, LinkReport, Received, Session, explain, refused
 from edgecam.clock import Clock
 from edgecam.config import AlertsConfig
 from edgecam.errors import ConfigError, StoreError
@@ -33,6 +33,9 @@ WINDOW = 16
 
 CONNECT_TIMEOUT_S = 10.0
 """For TCP, for TLS, and for the broker's first answer, each."""
+
+NEWER_TIMEOUT_S = 3.0
+"""Some brokers do not answer to MQTT 5 at all; then 3.1.1 is tried."""
 
 _OLDER = MQTTProtocolVersion.MQTTv311
 _POLL_S = 1.0
@@ -100,22 +103,6 @@ class RingCommand:
 
 
 Command = Union[PauseCommand, ResumeCommand, RingCommand]
-
-
-@dataclass(frozen=True)
-class LinkReport:
-    """The link and what to do about it, for `status` and `doctor`."""
-
-    link: Link
-    detail: str
-    sent: int
-    """Alerts acknowledged since the start."""
-
-    unsendable: int
-    """Rows that were no valid messages and were dropped; not 0 means a bug or an altered outbox."""
-
-    denied: int
-    """Acknowledgements in which the broker said no."""
 
 
 class AlertClient:
@@ -278,8 +265,8 @@ class AlertClient:
         outcome = self._attempt(self._protocol)
         if isinstance(outcome, Failure) and outcome.try_older and self._protocol != _OLDER:
             before, outcome = outcome, self._attempt(_OLDER)
-            if not isinstance(outcome, Failure) and before.link is Link.REFUSED:
-                self._protocol = _OLDER  # the broker said so; one that merely hung up is asked again next time
+            if not isinstance(outcome, Failure) and not before.hung_up:
+                self._protocol = _OLDER  # one that merely hung up (a restart) is asked again next time
         if not isinstance(outcome, Failure):
             return outcome
         self._set_link(outcome.link, outcome.detail)
@@ -299,7 +286,7 @@ class AlertClient:
                 return Failure(Link.STOPPED, "")
         if session.error is not None:
             return explain(session.error, host, port)
-        until = self._clock.monotonic_s() + CONNECT_TIMEOUT_S
+        until = self._clock.monotonic_s() + (CONNECT_TIMEOUT_S if protocol == _OLDER else NEWER_TIMEOUT_S)
         while session.connack is None and not self._stop.is_set():
             self._beat()
             session.turn(0.2)
@@ -307,12 +294,13 @@ class AlertClient:
                 break
             if self._clock.monotonic_s() > until:
                 session.close()
-                return Failure(Link.UNREACHABLE, f"{host}:{port} does not answer (is the broker hanging?)")
+                detail = f"{host}:{port} does not answer (is the broker hanging?)"
+                return Failure(Link.UNREACHABLE, detail, try_older=True)
         if session.connack is None:
             session.close()
             hint = "" if self._config.tls else "; does it want TLS (alerts.tls = true)?"
             detail = f"{host}:{port} hung up before answering: is it an MQTT broker{hint or '?'}"
-            return Failure(Link.UNREACHABLE, detail, try_older=True)
+            return Failure(Link.UNREACHABLE, detail, try_older=True, hung_up=True)
         code, text = session.connack
         if code >= FAILED_FROM:
             session.close()
@@ -367,7 +355,7 @@ class AlertClient:
         while not session.lost and session.waiting and self._clock.monotonic_s() < until:
             self._beat()
             session.turn(0.1)
-        self._note_acks(session)
+            self._note_acks(session)
         self._delete_acked()
         session.close()
 

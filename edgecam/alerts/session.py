@@ -42,6 +42,22 @@ class Link(str, Enum):
 
 
 @dataclass(frozen=True)
+class LinkReport:
+    """The link and what to do about it, for `status` and `doctor`."""
+
+    link: Link
+    detail: str
+    sent: int
+    """Alerts acknowledged since the start."""
+
+    unsendable: int
+    """Rows that were no valid messages and were dropped; not 0 means a bug or an altered outbox."""
+
+    denied: int
+    """Acknowledgements in which the broker said no."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why there is no connection."""
 
@@ -49,6 +65,8 @@ class Failure:
     detail: str
     try_older: bool = False
     """MQTT 3.1.1 may still work."""
+
+    hung_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,8 +205,8 @@ class Session:
         self.connack = (int(reason.value), str(reason))
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self.lost_code, self.lost_why = int(reason.value), str(reason)
-        self.lost = True
+        if not self.lost:  # paho calls again when the socket closes; the first reason is the true one
+            self.lost, self.lost_code, self.lost_why = True, int(reason.value), str(reason)
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self._notes.put((mid, int(reason.value), str(reason)))
@@ -220,6 +238,8 @@ def explain(error: Exception, host: str, port: int) -> Failure:
         why = "nothing listens there: is the broker running, is alerts.port right?"
     elif isinstance(error, (TimeoutError, socket.timeout)):
         why = "no answer: is the broker on, is a firewall between?"
+    elif isinstance(error, ConnectionError):
+        why = "hung up: is it the right port for alerts.tls (with TLS usually 8883, without 1883)?"
     elif isinstance(error, OSError):
         why = error.strerror or str(error)
     else:
