@@ -196,7 +196,16 @@ def pip_report(target: Target, *args: str) -> Mapping[str, Any]:
         RuntimeError: pip found no solution; its last lines say why.
     """
     options = ["install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed", "--report", "-"]
-    options += ["--only-binary=:all:", "--implementation", "cp", "--python-version", target.python]
+    # Older pips want a --target; nothing is written to it in a dry run.
+    options += [
+        "--target",
+        "build/nowhere",
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        target.python,
+    ]
     for platform in target.platforms:
         options += ["--platform", platform]
     command = [sys.executable, "-c", _PIP_FOR, json.dumps(target.environment), *options, *args]

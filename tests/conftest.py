@@ -60,11 +60,12 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def registry() -> ModelRegistry:
     """Return the models that `edgecam models pull` left in the default folder."""
-    from edgecam.nn.registry import ModelRegistry, default_models_dir
+    from edgecam.nn.registry import ModelRegistry, default_folder
 
-    found = ModelRegistry(default_models_dir())
-    if not found.folder.is_dir():
-        lacking("models", f"no models in {found.folder}; run `edgecam models pull`")
+    found = ModelRegistry(default_folder())
+    missing = [name for name, row in found.rows.items() if row.when == "always" and not found.available(name)]
+    if missing:
+        lacking("models", f"not in {found.folder}: {', '.join(missing)}; run `edgecam models pull`")
     return found
 
 

@@ -299,10 +299,10 @@ def test_install_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_install_then_uninstall_leaves_only_configuration_and_state(tmp_path: Path) -> None:
     env = {"DESTDIR": str(tmp_path), "MODELS": "no"}
+    config = tmp_path / "etc/edgecam/edgecam.toml"
     for _ in range(2):  # the second is an upgrade
         done = run(ROOT / "deploy/install", **env)
         assert done.returncode == 0, done.stdout + done.stderr
-        config = tmp_path / "etc/edgecam/edgecam.toml"
         config.write_text(config.read_text(encoding="utf-8").replace("camera.lan", "mine.lan"), encoding="utf-8")
     assert "mine.lan" in config.read_text(encoding="utf-8")
     python = tmp_path / "opt/edgecam/bin/python"
