@@ -267,7 +267,8 @@ def small_net() -> Any:
     two = build.conv(one, "c2", random.normal(size=(8, 8, 1, 1)).astype(np.float32) / 8, np.zeros(8, np.float32))
     added = build.node("Add", [one, two], "sum")
     pooled = build.node("MaxPool", [added], "max", kernel_shape=[2, 2], strides=[2, 2])
-    joined = build.node("Concat", [pooled, pooled], "joined", axis=1)
+    half = build.node("MaxPool", [one], "half", kernel_shape=[2, 2], strides=[2, 2])
+    joined = build.node("Concat", [pooled, half], "joined", axis=1)
     build.node("GlobalAveragePool", [joined], "out")
     return build.model("small", {"input": ["N", 3, 8, 8]}, {"out": ["N", 16, 1, 1]})
 
@@ -287,7 +288,7 @@ def test_8_bit_stays_close(bits: int) -> None:
     feed = np.random.default_rng(1).uniform(-1, 1, (4, 3, 8, 8)).astype(np.float32)
     model, watched = small_net(), small_net()
     names = tensors(model)
-    assert names == ["input", "r1", "c2", "sum", "max", "joined"]
+    assert names == ["input", "r1", "c2", "sum", "max", "half", "joined"]
     inner = [n for n in names if n != "input"]
     watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in inner)
     spans = {n: (float(v.min()), float(v.max())) for n, v in zip(inner, run(watched, feed, inner))}
@@ -298,7 +299,7 @@ def test_8_bit_stays_close(bits: int) -> None:
 
 
 def test_a_missing_range_is_refused() -> None:
-    with pytest.raises(ModelError, match="no activation range for input \\(and 5 more\\)"):
+    with pytest.raises(ModelError, match="no activation range for input \\(and 6 more\\)"):
         quantise(small_net(), {})
 
 

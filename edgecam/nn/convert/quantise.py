@@ -114,7 +114,7 @@ class _Quantiser:
             self._append("QuantizeLinear", [name, *names], f"{name}/q")
 
     def _use(self, name: str) -> str:
-        """Dequantise for one consumer: onnxruntime 1.11 trips over a shared DequantizeLinear."""
+        """Dequantise for one consumer: onnxruntime fuses an operation with pairs of its own."""
         if name not in self._params:
             return name
         self._uses += 1
