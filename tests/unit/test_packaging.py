@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -167,9 +168,10 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_markers_are_the_boards_not_ours() -> None:
-    names = {t.name: {r.name for r in check_constraints.wanted(t)} for t in check_constraints.TARGETS}
-    assert "tomli" in names["jp46-aarch64-py39"]
-    assert "tomli" not in names["x86_64-py311"]
+    old = next(t for t in check_constraints.TARGETS if t.name == "jp46-aarch64-py39")
+    new = dataclasses.replace(old, python="3.11")
+    assert "tomli" in {r.name for r in check_constraints.wanted(old)}
+    assert "tomli" not in {r.name for r in check_constraints.wanted(new)}
 
 
 def report(*files: str) -> Dict[str, Any]:
