@@ -36,6 +36,7 @@ _MIN_COSINE: Final = 0.995
 _PROBE_SIDE_PX: Final = 96
 """For free sizes; a multiple of YuNet's 32."""
 _ERROR: Final = 3
+_ARENA_BELOW_BYTES: Final = 8_000_000
 
 
 class Session:
@@ -104,6 +105,8 @@ class Session:
         options.log_severity_level = _ERROR
         # Several sessions with spinning threads fight over two cores and lose a factor of two.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # The arena hoards what a large net needed once (20 MB for FaceNet); small nets of changing size need it.
+        options.enable_cpu_mem_arena = path.is_file() and path.stat().st_size < _ARENA_BELOW_BYTES
         # Grows by what is asked for, not by doubling: faces come in batches of varying size.
         arena = {"arena_extend_strategy": "kSameAsRequested"}
         chain: list[Any] = ["CPUExecutionProvider"]
