@@ -15,7 +15,9 @@ from edgecam.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from edgecam.config import Config
 
-Sub = "argparse._SubParsersAction[argparse.ArgumentParser]"
+    Sub = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no public name
+else:
+    Sub = Any
 
 
 def add_common(parser: argparse.ArgumentParser, *, as_json: bool = True) -> None:
