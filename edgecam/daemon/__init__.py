@@ -1,0 +1,1 @@
+"""The process that watches: threads, signals, control, health."""

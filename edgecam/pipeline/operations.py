@@ -28,6 +28,7 @@ from edgecam.types import Decision, Person, Role, Verdict
 Request = Mapping[str, Any]
 
 _IDS_A_LINE = 1000
+_MAX_PAUSE_S = 366 * 86_400.0
 
 PAUSE_KEY = "pause"
 """Setting: `{"until_wall_s": seconds since 1970, or null for no end}`; absent: not paused."""
@@ -38,36 +39,36 @@ class Call:
 
     def __init__(self, store: Store, request: Request, actor: str, clock: Clock) -> None:
         self.store, self.actor, self.clock = store, actor, clock
-        self._request = request
+        self.request = request
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a parameter."""
-        return self._request.get(key, default)
+        return self.request.get(key, default)
 
     def text(self, key: str) -> str:
         """Return a required text parameter."""
-        value = self._request.get(key)
+        value = self.request.get(key)
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{self._request.get('op')}: {key} is missing or not a text")
+            raise ConfigError(f"{self.request.get('op')}: {key} is missing or not a text")
         return value
 
     def number(self, key: str, default: int) -> int:
         """Return an integer parameter."""
-        value: Any = self._request.get(key, default)
+        value: Any = self.request.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self._request.get('op')}: {key} is not a whole number")
+            raise ConfigError(f"{self.request.get('op')}: {key} is not a whole number")
         return int(value)
 
     def list(self, key: str) -> List[Any]:
         """Return a required list parameter."""
-        value = self._request.get(key)
+        value = self.request.get(key)
         if not isinstance(value, list):
-            raise ConfigError(f"{self._request.get('op')}: {key} is missing or not a list")
+            raise ConfigError(f"{self.request.get('op')}: {key} is missing or not a list")
         return value
 
     def role(self, default: Optional[Role] = None) -> Role:
         """Return the role asked for."""
-        value = self._request.get("role") or (default.value if default else None)
+        value = self.request.get("role") or (default.value if default else None)
         try:
             return Role(value)
         except ValueError:
@@ -215,6 +216,7 @@ def _gallery(call: Call) -> Iterator[Record]:
             "dim": int(gallery.vectors.shape[1]) if mine else 0,
             "vectors": pack_array(gallery.vectors[mine]) if mine else "",
             "qualities": [round(float(gallery.qualities[row]), 4) for row in mine],
+            "infrared": [bool(gallery.infrared[row]) for row in mine],
         }
     for start in range(0, len(missing), _IDS_A_LINE):
         yield {"missing": missing[start : start + _IDS_A_LINE]}
@@ -306,14 +308,12 @@ def _check(call: Call) -> Iterator[Record]:
 
 def _pause(call: Call) -> Iterator[Record]:
     """Pause for so many seconds, without an end (null), or not at all (0)."""
-    seconds = call.get("seconds")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0):
-        raise ConfigError("pause: seconds is not a length of time")
+    seconds = pause_seconds(call.request)
     if seconds == 0:
         call.store.put(PAUSE_KEY, None)
         yield {"paused": False, "until_wall_s": None}
         return
-    until = None if seconds is None else call.clock.wall_s() + float(seconds)
+    until = None if seconds is None else call.clock.wall_s() + seconds
     call.store.put(PAUSE_KEY, {"until_wall_s": until})
     yield {"paused": True, "until_wall_s": until}
 
@@ -368,6 +368,20 @@ OPERATIONS: Mapping[str, Operation] = {
     "status": _status,
 }
 """Every operation by name."""
+
+
+def pause_seconds(request: Request) -> Optional[float]:
+    """Return the length asked for: 0 ends a pause, None is without an end.
+
+    Raises:
+        ConfigError: not a length.
+    """
+    seconds = request.get("seconds")
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _MAX_PAUSE_S:
+        raise ConfigError("pause: seconds is not a length of time of at most a year")
+    return float(seconds)
 
 
 def is_paused(setting: Optional[Mapping[str, Any]], clock: Clock) -> bool:

@@ -17,9 +17,8 @@ from edgecam.daemon.talk import PART, Uploads, ask
 from edgecam.errors import ConfigError, ControlError
 from edgecam.pipeline.operations import OPERATIONS, changes_people, execute
 from edgecam.pipeline.slot import Slot
-from edgecam.pipeline.visits import ulid
 from edgecam.pipeline.wire import face_crop_of, floats_of, pack_array, pack_face_crop
-from edgecam.store import NotStoredError, Store
+from edgecam.store import NotStoredError, Store, new_ulid
 from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Verdict
 
 MODEL = "test-1"
@@ -55,9 +54,9 @@ def face(seed: int, *, embedded: bool = True) -> Dict[str, Any]:
 
 
 def visit(store: Store, verdict: Verdict = Verdict.UNKNOWN) -> Tuple[str, Decision]:
-    visit_id = ulid()
+    visit_id = new_ulid(1.8e9)
     decision = Decision(
-        ulid(), visit_id, 1, verdict, Phase.FINAL, None, (), 0.2, Liveness.UNPROVEN, "", "front", "door", MODEL,
+        new_ulid(1.8e9), visit_id, 1, verdict, Phase.FINAL, None, (), 0.2, Liveness.UNPROVEN, "", "front", "door", MODEL,
         0.0, None, SystemClock().wall_s(), clock_trusted=True,
     )  # fmt: skip
     store.record(decision)

@@ -1,0 +1,275 @@
+"""One camera's two threads: capture (frames, motion, pre-roll) and perception (faces, names), with a slot between."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from dataclasses import dataclass
+from typing import Iterator, Optional
+
+from edgecam.alerts.client import AlertClient
+from edgecam.capture.base import make_source
+from edgecam.capture.motion import MotionGate
+from edgecam.capture.preroll import PreRoll
+from edgecam.clock import Clock
+from edgecam.config import CameraConfig, Config
+from edgecam.daemon.health import Beats, Problems
+from edgecam.daemon.pause import Pause
+from edgecam.daemon.recorder import Recorder
+from edgecam.errors import EdgecamError, InputError, SourceAuthError, SourceError
+from edgecam.pipeline.camera import CameraPath, Stages
+from edgecam.pipeline.slot import Slot
+from edgecam.pipeline.visits import Visit, VisitBook
+from edgecam.types import Floats, Frame
+
+_LOGGER = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
+_LATE_S = 10.0
+"""Beyond its own timeouts a loop may be this late before it counts as stuck; a net on a slow box takes seconds."""
+_SOMEBODY_S = 1.0
+"""Motion as long as this ends in a word even without a face, so from here on the visit is told to the store."""
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """A frame to be looked at, with what the gate said of it."""
+
+    frame: Frame
+    moving: Optional[Floats]
+    active: bool
+
+
+class _End:
+    """The gate has closed."""
+
+
+_END = _End()
+
+
+@dataclass
+class Shared:
+    """What all cameras use."""
+
+    config: Config
+    stages: Stages
+    visits: VisitBook
+    recorder: Recorder
+    clock: Clock
+    problems: Problems
+    beats: Beats
+    pause: Pause
+    alerts: AlertClient
+
+
+class Eye:
+    """One camera, from the source to the recorder.
+
+    Args:
+        camera: its id.
+        config: its section.
+        shared: what all cameras use; `alerts` may be replaced meanwhile.
+    """
+
+    def __init__(self, camera: str, config: CameraConfig, shared: Shared) -> None:
+        self.camera, self.config, self._shared = camera, config, shared
+        self._slot: Slot[object] = Slot()
+        self._stop = threading.Event()
+        self._pressed = threading.Event()
+        self._face = threading.Event()
+        self.ended = threading.Event()
+        """The recording is over and everything in it was looked at."""
+        self._captured = False
+        self._path = CameraPath(
+            camera, config, shared.config, shared.stages, shared.visits, shared.clock, shared.recorder.say
+        )
+        self._source = make_source(config, camera, shared.clock, paced=True)
+        self.live = self._source.live
+        """Whether it is a camera; a recording ends."""
+        self._capture = threading.Thread(target=self._guarded, args=(self._run_capture,), name=f"see-{camera}")
+        self._perceive = threading.Thread(target=self._guarded, args=(self._run_perception,), name=f"know-{camera}")
+        self._capture.daemon = self._perceive.daemon = True
+        self.frames = 0
+        """Frames captured since the start."""
+        self.last_frame_s: Optional[float] = None
+        self.visit_open = False
+
+    def start(self) -> None:
+        """Begin to watch; the camera itself may be away."""
+        self._shared.problems.begin(self.camera, "camera_starting", "no picture yet", quietly=True)
+        self._capture.start()
+        self._perceive.start()
+
+    def press(self) -> None:
+        """Open a visit with the next frame: the button was pressed."""
+        self._pressed.set()
+
+    def stop(self) -> None:
+        """Ask both threads to end; open visits are concluded."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for both threads; return whether they ended."""
+        until = self._shared.clock.monotonic_s() + timeout_s
+        for thread in (self._perceive, self._capture):
+            thread.join(max(0.05, until - self._shared.clock.monotonic_s()))
+        return not (self._capture.is_alive() or self._perceive.is_alive())
+
+    @property
+    def perceived(self) -> int:
+        """Frames looked at since the start."""
+        return self._path.frames
+
+    @property
+    def dropped(self) -> int:
+        """Frames of visits that nobody had time to look at."""
+        return self._slot.dropped
+
+    def _guarded(self, loop: object) -> None:
+        try:
+            loop()  # type: ignore[operator]
+        except Exception:
+            # Its heartbeat stops with it, and the watchdog acts on that.
+            _LOGGER.exception("camera %s: %s died", self.camera, threading.current_thread().name)
+            self._shared.problems.begin(self.camera, "loop_stuck", "a thread died; the log has the details")
+
+    # Capture.
+
+    def _run_capture(self) -> None:
+        shared, loop = self._shared, f"see-{self.camera}"
+        shared.beats.expect(loop, 2 * self.config.stall_after_s + _LATE_S)
+        more = True
+        while more and not self._stop.is_set():
+            shared.beats.turn(loop)
+            if shared.pause.active():
+                self._stop.wait(_POLL_S)
+            else:
+                more = self._watch(loop)
+        self._captured = True
+        shared.beats.ended(loop)
+
+    def _watch(self, loop: str) -> bool:
+        """Watch until the pause or the stop; return False when a recording is over."""
+        gate = MotionGate(self._shared.config.motion, self.config.ignore_zones)
+        ring = PreRoll(self._shared.config.motion.pre_roll_s)
+        try:
+            for frame in self._frames(loop):
+                self._shared.beats.turn(loop)
+                if frame is not None:
+                    self._take(frame, gate, ring)
+                if self._stop.is_set() or self._shared.pause.active():
+                    return True
+            return False
+        finally:
+            self._source.close()
+            self._show_visit(is_open=False)
+            self._shared.alerts.set_camera_online(self.camera, online=False)
+
+    def _frames(self, loop: str) -> Iterator[Optional[Frame]]:
+        """Yield frames for ever, opening the camera again when it is lost; None now and then while it is away."""
+        wait_s = _RETRY_FIRST_S
+        while True:
+            try:
+                self._source.open()
+                self._shared.beats.turn(loop)
+                for frame in self._source:
+                    wait_s = _RETRY_FIRST_S
+                    yield frame
+                _LOGGER.info("camera %s: the recording is over", self.camera)
+                self._shared.problems.begin(self.camera, "camera_ended", "the recording is over", quietly=True)
+                return
+            except (SourceError, InputError) as err:
+                code = "camera_refused" if isinstance(err, SourceAuthError) else "camera_lost"
+                self._shared.problems.end(self.camera, "camera_starting", quietly=True)
+                self._shared.problems.begin(self.camera, code, str(err))
+                self._shared.alerts.set_camera_online(self.camera, online=False)
+                if not self.live:
+                    return
+            until_s = self._shared.clock.monotonic_s() + wait_s * random.uniform(0.5, 1.0)
+            while self._shared.clock.monotonic_s() < until_s:
+                yield None
+                self._stop.wait(0.2)
+            wait_s = min(2 * wait_s, _RETRY_MAX_S)
+
+    def _take(self, frame: Frame, gate: MotionGate, ring: PreRoll) -> None:
+        """Judge one frame; hand it over while a visit is open, keep it for the pre-roll otherwise."""
+        self.frames += 1
+        self.last_frame_s = self._shared.clock.monotonic_s()
+        if self._shared.problems.of(self.camera):
+            self._there()
+        self._shared.alerts.set_camera_online(self.camera, online=True)
+        # The gate's own flags are for its own thread.
+        if self._pressed.is_set():
+            self._pressed.clear()
+            gate.trigger()
+        if self._face.is_set():
+            self._face.clear()
+            gate.extend()
+        motion = gate(frame)
+        if motion.closed:
+            self._show_visit(is_open=False)
+        if motion.opened:
+            self._show_visit(is_open=True)
+            self._slot.keep([Glance(early, None, active=False) for early in ring.take(frame.captured_at_s)])
+        if gate.is_open:
+            self._slot.put(Glance(frame, motion.boxes, motion.active))
+        else:
+            ring.add(frame)
+
+    def _there(self) -> None:
+        problems = self._shared.problems
+        if "camera_starting" in problems.of(self.camera):
+            _LOGGER.info("camera %s: pictures arrive", self.camera)
+        problems.end(self.camera, "camera_starting", quietly=True)
+        for code in ("camera_lost", "camera_refused"):
+            problems.end(self.camera, code)
+
+    def _show_visit(self, *, is_open: bool) -> None:
+        if self.visit_open and not is_open:
+            self._slot.mark(_END)
+        self.visit_open = is_open
+        self._shared.alerts.set_motion(self.camera, moving=is_open)
+
+    # Perception.
+
+    def _run_perception(self) -> None:
+        shared, loop = self._shared, f"know-{self.camera}"
+        shared.beats.expect(loop, _LATE_S + _POLL_S)
+        told: Optional[Visit] = None
+        while True:
+            shared.beats.turn(loop)
+            item = self._slot.take(_POLL_S)
+            if isinstance(item, Glance):
+                told = self._look(item, told)
+            elif item is not None:
+                self._close(told)
+                told = None
+            elif self._stop.is_set() or self._captured:
+                break
+        self._close(told)
+        shared.beats.ended(loop)
+        if self._captured and not self._stop.is_set():
+            self.ended.set()
+
+    def _look(self, glance: Glance, told: Optional[Visit]) -> Optional[Visit]:
+        """Perceive one frame; return the visit the store knows of."""
+        visit = self._path.open()
+        try:
+            if self._path.perceive(glance.frame, glance.moving, active=glance.active):
+                self._face.set()
+        except EdgecamError as err:
+            self._shared.problems.begin(self.camera, "perception_failing", str(err))
+            return told
+        self._shared.problems.end(self.camera, "perception_failing")
+        if told is not visit and (visit.faces_seen or visit.motion_s >= _SOMEBODY_S):
+            self._shared.recorder.opened(visit, self.camera)
+            return visit
+        return told
+
+    def _close(self, told: Optional[Visit]) -> None:
+        """Conclude this camera's part of the visit."""
+        visit = self._path.close()
+        if visit is not None and (told is visit or visit.decisions):
+            self._shared.recorder.closed(visit)
