@@ -108,6 +108,8 @@ class EmbedConfig(Section):
     kind: Literal["fused", "facenet", "sface", "insightface"] = "fused"
     insightface_model: Optional[Path] = None
     """An ArcFace-style ONNX file of the owner's (`kind = "insightface"`)."""
+    insightface_strangers: Optional[Path] = None
+    """Its statistics of strangers, made by `python -m edgecam.evaluation.strangers`."""
 
 
 class IdentifyConfig(Section):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_NOT_BUILT_IN = "this onnxruntime is built without it"
+
 Provider = Literal["tensorrt", "cuda", "cpu"]
 
 _ORT_NAMES: Final[dict[Provider, str]] = {
@@ -93,7 +95,8 @@ class Session:
                 else:
                     if reason is None:
                         return candidate
-            _LOGGER.warning("%s: %s is not used: %s", path.name, provider, reason)
+            level = logging.DEBUG if reason == _NOT_BUILT_IN else logging.WARNING
+            _LOGGER.log(level, "%s: %s is not used: %s", path.name, provider, reason)
         return cpu
 
     @classmethod
@@ -191,7 +194,7 @@ def _disagreement(cpu: Session, other: Session) -> str | None:
 
 def _missing(provider: Provider) -> str | None:
     available = _onnxruntime().get_available_providers()
-    return None if _ORT_NAMES[provider] in available else "this onnxruntime is built without it"
+    return None if _ORT_NAMES[provider] in available else _NOT_BUILT_IN
 
 
 def _tensorrt(cache_dir: Path | None) -> dict[str, str]:

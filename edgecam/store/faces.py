@@ -139,17 +139,18 @@ class Faces(People):
 
     def _gallery(self, table: str, column: str, model: str) -> Gallery:
         rows = self._db.rows(
-            f"SELECT person_id, face_id, quality, {column} FROM faces JOIN {table} ON face_id = id "  # noqa: S608 - constants
+            f"SELECT person_id, face_id, quality, infrared, {column} FROM faces JOIN {table} ON face_id = id "  # noqa: S608 - constants
             "WHERE model = ? ORDER BY person_id, face_id",
             (model,),
         )
-        opened = [self._key(owner).open(f"{table}:{face}/{model}:{column}", blob) for owner, face, _, blob in rows]
+        opened = [self._key(owner).open(f"{table}:{face}/{model}:{column}", blob) for owner, face, _, _, blob in rows]
         values = np.frombuffer(b"".join(opened), "<f4").astype(np.float32)
         return Gallery(
             tuple(row[0] for row in rows),
             tuple(row[1] for row in rows),
             values.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
             np.array([row[2] for row in rows], np.float32),
+            np.array([row[3] for row in rows], np.bool_),
         )
 
     def missing(self, model: str) -> List[str]:

@@ -9,6 +9,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecam.errors import StoreError
 from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Verdict
@@ -45,6 +46,8 @@ class Gallery(NamedTuple):
     """(N, D) float32; (0, 0) with nobody enrolled."""
     qualities: Floats
     """(N,) float32, 0..1."""
+    infrared: NDArray[np.bool_]
+    """(N,) whether the face was seen in infrared."""
 
 
 class Message(NamedTuple):

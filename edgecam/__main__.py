@@ -1,0 +1,58 @@
+"""The command line: parse, call, print; one file a subcommand in `edgecam.cli`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from typing import List, Optional
+
+from edgecam import __version__
+from edgecam.errors import EdgecamError
+
+COMMANDS = (
+    "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits", "calibrate",
+    "doctor", "status", "backup", "eval", "bench",
+)  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line's parser."""
+    top = argparse.ArgumentParser(prog="edgecam", description="A private doorbell camera: who is at the door?")
+    top.add_argument("--version", action="version", version=f"edgecam {__version__}")
+    sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"edgecam.cli.{name}").add_parser(sub)
+    return top
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        args = parser().parse_args(argv)
+        code = int(args.func(args))
+        sys.stdout.flush()
+    except EdgecamError as err:
+        print(f"edgecam: {' '.join(str(err).split())}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        print("edgecam: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        print("edgecam: out of memory; close other programs or use smaller pictures", file=sys.stderr)
+        return 1
+    except OSError as err:
+        where = f"{err.filename}: " if err.filename else ""
+        print(f"edgecam: {where}{err.strerror or err}", file=sys.stderr)
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

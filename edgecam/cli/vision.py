@@ -1,0 +1,65 @@
+"""Stages for the subcommands that look at pictures."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from edgecam.config import Config
+    from edgecam.detect import Detector
+    from edgecam.embed import Encoder
+    from edgecam.identify import Identifier
+    from edgecam.pipeline.build import IdentifierFactory
+    from edgecam.pipeline.household import Ask
+
+
+def quiet_libraries() -> None:
+    """Keep the maths libraries from starting threads that fight over small cores; call before importing numpy."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class Eyes(NamedTuple):
+    """What looking at pictures needs."""
+
+    detector: Detector
+    encoder: Encoder
+    factory: IdentifierFactory
+
+
+def open_eyes(config: Config) -> Eyes:
+    """Load the nets.
+
+    Raises:
+        ModelError: they are missing or altered.
+    """
+    quiet_libraries()
+    import cv2
+
+    from edgecam.nn.registry import ModelRegistry, default_folder
+    from edgecam.pipeline.build import IdentifierFactory, make_stages
+
+    cv2.setNumThreads(1)
+    detector, encoder = make_stages(config, ModelRegistry(default_folder()))
+    return Eyes(detector, encoder, IdentifierFactory(encoder, config.embed, config.identify))
+
+
+class Known(NamedTuple):
+    """The household, ready to be compared with."""
+
+    identifier: Identifier
+    names: dict[str, str]
+    """Person id to name."""
+
+    def name(self, person_id: Any) -> Any:
+        """Return a person's name; None for None."""
+        return None if person_id is None else self.names.get(person_id, person_id)
+
+
+def know(ask: Ask, eyes: Eyes) -> Known:
+    """Load the household and calibrate for it."""
+    from edgecam.pipeline.household import load_household, local_strangers
+
+    household, names = load_household(ask, eyes.encoder)
+    return Known(eyes.factory.make(household, local_strangers(ask, eyes.encoder)), names)

@@ -1,0 +1,52 @@
+"""SFace (Zhong et al. 2021) as OpenCV Zoo distributes it: 128-D vectors of 5-point aligned faces."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from edgecam.align import arcface_input
+from edgecam.nn.session import Session
+from edgecam.types import FaceCrop, Floats
+
+_BATCH = 8
+
+
+class SFace:
+    """SFace; its features are its raw outputs, its head only normalises.
+
+    Args:
+        net: (N, 3, 112, 112) float32 RGB 0..255 -> (N, 128).
+        version: model version.
+    """
+
+    dim = 128
+
+    def __init__(self, net: Session, version: str) -> None:
+        self._net, self.version = net, version
+
+    def features(self, crops: Sequence[FaceCrop]) -> Floats:
+        """See `Encoder`: (N, 128)."""
+        rows = [np.zeros((0, self.dim), np.float32)]
+        for start in range(0, len(crops), _BATCH):
+            images = np.stack([arcface_input(c)[:, :, ::-1] for c in crops[start : start + _BATCH]])
+            blob = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
+            rows.append(self._net.run({"input": blob})[0].reshape(-1, self.dim))
+        return np.concatenate(rows).astype(np.float32)
+
+    def project(self, features: Floats) -> Floats:
+        """See `Encoder`."""
+        return unit(features)
+
+
+def unit(rows: Floats) -> Floats:
+    """Return rows of length 1; a zero row becomes the first axis.
+
+    >>> unit(np.float32([[3, 4], [0, 0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929], [1.0, 0.0]]
+    """
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    out[(norms == 0).ravel(), :1] = 1.0
+    return out

@@ -1,0 +1,239 @@
+"""Who is it? Prototypes and a linear SVM over the household, and a threshold that strangers set.
+
+A face is compared with every person's prototypes by cosine. What a cosine is worth differs from person to person
+(some faces are everybody's neighbour), so each person's cosines are standardised by those of virtual strangers
+(z-norm, Auckenthaler et al. 2000). The highest standardised score is thresholded at the quantile of the strangers'
+highest scores that the false-accept target names, times a tail factor, because drawn people are less extreme than
+real ones. A linear SVM over the enrolled people gives a second opinion: where it disagrees, both names are told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from edgecam.config import IdentifyConfig
+from edgecam.errors import ShapeError
+from edgecam.types import Floats, Match, Verdict
+
+_MEAN, _SPREAD = 0.12, 0.09
+"""A typical stranger's cosine; similarity = _MEAN + _SPREAD * score, so that it reads like a cosine."""
+_TAIL = 1.13
+"""Real strangers reach this much higher than drawn ones at 0.3 %: learnt on one half of the calibration people and
+checked on the other, both ways (docs/recognition.md)."""
+_EARLY = 1.0 / 3.0
+"""An early name spends a third of the false-accept target."""
+_DOMAIN_MIN = 3
+"""So many infrared (or daylight) faces make a prototype of their own."""
+_SVM_PEOPLE = 60
+"""Above so many people the SVM's opinion takes longer than it is worth; the prototypes stand alone."""
+_SVM_C = 1.0
+_LOCAL_MIN = 30
+"""Fewer local strangers say nothing about rare events."""
+
+
+@dataclass(frozen=True, eq=False)
+class Household:
+    """The enrolled faces, in one encoder's vectors."""
+
+    people: Tuple[str, ...]
+    """Person ids."""
+
+    owner: NDArray[np.int64]
+    """(N,) index into `people` of each face."""
+
+    vectors: Floats
+    """(N, D) unit vectors."""
+
+    infrared: NDArray[np.bool_]
+    """(N,) whether the face was seen in infrared."""
+
+    def __post_init__(self) -> None:
+        """Raise ShapeError unless the parts agree."""
+        n = len(self.vectors)
+        if self.owner.shape != (n,) or self.infrared.shape != (n,) or self.vectors.ndim != 2:
+            raise ShapeError(f"want {n} owners and flags, got {self.owner.shape} {self.infrared.shape}")
+
+    @staticmethod
+    def of(faces: Sequence[Tuple[str, Floats, bool]]) -> Household:
+        """Build from (person id, (D,) vector, infrared) rows."""
+        people = tuple(dict.fromkeys(person for person, _, _ in faces))
+        index = {person: i for i, person in enumerate(people)}
+        owner = np.array([index[person] for person, _, _ in faces], np.int64)
+        vectors = np.stack([v for _, v, _ in faces]) if faces else np.zeros((0, 1), np.float32)
+        return Household(people, owner, vectors.astype(np.float32), np.array([ir for _, _, ir in faces], np.bool_))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the thresholds rest on, for `edgecam calibrate` and the log."""
+
+    target_fpir: float
+    threshold: float
+    """Similarity from which a face is known."""
+    early_threshold: float
+    virtual_strangers: int
+    local_strangers: int
+    local_fpir: Optional[Tuple[float, float]]
+    """95 % Clopper-Pearson interval of the local strangers accepted at the virtual threshold; None if too few."""
+    radius: Dict[str, float]
+    """Person id -> cosine to the prototype from which a face is taken for this person."""
+    nearest_pair: Optional[Tuple[str, str, float]]
+    """The two enrolled people most alike, with the similarity of one to the other."""
+
+
+class Identifier:
+    """Decides who a face, or a track of faces, is.
+
+    Args:
+        household: the enrolled; may be empty.
+        strangers: (M, D) unit vectors of virtual strangers, of the same encoder.
+        config: target and margin.
+        local: (L, D) unit vectors of real strangers seen here, one a visit; L may be 0.
+    """
+
+    def __init__(
+        self,
+        household: Household,
+        strangers: Floats,
+        config: IdentifyConfig,
+        local: Optional[Floats] = None,
+    ) -> None:
+        self.people = household.people
+        self._margin = config.min_margin
+        self._prototypes, self._prototype_owner = _prototypes(household)
+        self._svm = _second_opinion(household)
+        self._mean, self._sd = np.zeros(0), np.ones(0)
+        self.calibration = Calibration(config.target_fpir, 1.0, 1.0, len(strangers), 0, None, {}, None)
+        if household.people:
+            self._calibrate(strangers, config.target_fpir, local)
+
+    def _calibrate(self, strangers: Floats, target: float, local: Optional[Floats]) -> None:
+        cosines = strangers @ self._prototypes.T
+        self._mean, self._sd = cosines.mean(axis=0), np.maximum(cosines.std(axis=0), 1e-3)
+        highest = np.sort(self.scores(strangers).max(axis=1))[::-1]
+
+        def level(share: float) -> float:
+            return _MEAN + _TAIL * (float(highest[int(share * len(highest))]) - _MEAN)
+
+        threshold, early = level(target), level(target * _EARLY)
+        interval, count = None, 0 if local is None else len(local)
+        if local is not None and count >= _LOCAL_MIN:
+            seen = np.sort(self.scores(local).max(axis=1))[::-1]
+            accepted = int(np.sum(seen >= threshold))
+            interval = clopper_pearson(accepted, count)
+            if interval[0] > target:  # this door's strangers are surely worse than the virtual ones
+                needed = float(seen[int(target * count)]) + 1e-6
+                early, threshold = early + max(0.0, needed - threshold), max(threshold, needed)
+        self.calibration = Calibration(
+            target, threshold, early, len(strangers), count, interval, self._radius(threshold), self._nearest_pair()
+        )  # fmt: skip
+
+    def _radius(self, threshold: float) -> Dict[str, float]:
+        z = (threshold - _MEAN) / _SPREAD
+        first: Dict[str, float] = {}
+        for owner, mean, sd in zip(self._prototype_owner, self._mean, self._sd):
+            first.setdefault(self.people[owner], float(min(1.0, mean + z * sd)))
+        return first
+
+    def _nearest_pair(self) -> Optional[Tuple[str, str, float]]:
+        if len(self.people) < 2:
+            return None
+        first = [int(np.argmax(self._prototype_owner == i)) for i in range(len(self.people))]
+        alike = self.scores(self._prototypes[first])
+        np.fill_diagonal(alike, -2.0)
+        a, b = np.unravel_index(int(np.argmax(alike)), alike.shape)
+        return self.people[a], self.people[b], float(alike[a, b])
+
+    def scores(self, vectors: Floats) -> Floats:
+        """Return (N, P) similarities of unit vectors to the people, -1..1."""
+        cosines = vectors @ self._prototypes.T
+        each = np.clip(_MEAN + _SPREAD * (cosines - self._mean) / self._sd, -1.0, 1.0)
+        out = np.full((len(vectors), len(self.people)), -1.0, np.float32)
+        for owner in range(len(self.people)):
+            out[:, owner] = each[:, self._prototype_owner == owner].max(axis=1)
+        return out
+
+    def match(self, vectors: Floats, weights: Optional[Floats] = None) -> Match:
+        """Judge one track.
+
+        Args:
+            vectors: (N, D) unit vectors of the same track, N >= 1.
+            weights: (N,) positive; equal if None. Scores are averaged, not maximised: the best of N looks would
+                multiply the false accepts by up to N.
+        """
+        if not self.people:
+            return Match(Verdict.UNKNOWN, None, None, -1.0, (), "nobody is enrolled")
+        fused = np.average(self.scores(vectors), axis=0, weights=weights)
+        order = np.argsort(-fused)
+        best, similarity = int(order[0]), float(fused[order[0]])
+        nearest = self.people[best]
+        if similarity < self.calibration.threshold:
+            return Match(Verdict.UNKNOWN, None, nearest, similarity, (), "unlike everybody enrolled")
+        rivals = [int(i) for i in order[1:] if similarity - fused[i] < self._margin]
+        if not rivals:
+            voted = self._vote(vectors, weights)
+            rivals = [voted] if voted is not None and voted != best else []
+        if rivals:
+            names = (nearest, *(self.people[i] for i in rivals[:3]))
+            return Match(Verdict.UNCERTAIN, None, nearest, similarity, names, "looks like more than one person")
+        return Match(Verdict.KNOWN, nearest, nearest, similarity, (), "")
+
+    def sure(self, match: Match) -> bool:
+        """Whether a match also holds at the early threshold."""
+        return match.verdict is Verdict.KNOWN and match.similarity >= self.calibration.early_threshold
+
+    def _vote(self, vectors: Floats, weights: Optional[Floats]) -> Optional[int]:
+        """Return whom the SVM votes for; None without one."""
+        if self._svm is None:
+            return None
+        planes, offsets = self._svm
+        return int(np.argmax(np.average(vectors @ planes.T + offsets, axis=0, weights=weights)))
+
+
+def clopper_pearson(k: int, n: int) -> Tuple[float, float]:
+    """Return the exact 95 % interval of a rate of which k of n were seen.
+
+    >>> tuple(round(x, 3) for x in clopper_pearson(0, 158))
+    (0.0, 0.023)
+    """
+    low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
+    high = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
+    return low, high
+
+
+def _prototypes(household: Household) -> Tuple[Floats, NDArray[np.int64]]:
+    """Return (Q, D) unit class means and their owners: one of all faces, and one each of day and infrared if mixed."""
+    rows: List[Floats] = []
+    owners: List[int] = []
+    for i in range(len(household.people)):
+        mine = household.vectors[household.owner == i]
+        night = household.infrared[household.owner == i]
+        groups = [mine]
+        if min(int(night.sum()), int((~night).sum())) >= _DOMAIN_MIN:
+            groups += [mine[night], mine[~night]]
+        for group in groups:
+            mean = group.mean(axis=0)
+            rows.append(mean / max(float(np.linalg.norm(mean)), 1e-9))
+            owners.append(i)
+    dim = household.vectors.shape[1]
+    stacked = np.stack(rows) if rows else np.zeros((0, dim))
+    return stacked.astype(np.float32), np.array(owners, np.int64)
+
+
+def _second_opinion(household: Household) -> Optional[Tuple[Floats, Floats]]:
+    """Return the (P, D) planes and (P,) offsets of a one-against-rest linear SVM over the enrolled."""
+    people = len(household.people)
+    if not 2 <= people <= _SVM_PEOPLE:
+        return None
+    from sklearn.svm import LinearSVC
+
+    svm = LinearSVC(C=_SVM_C, class_weight="balanced", random_state=0).fit(household.vectors, household.owner)
+    planes, offsets = svm.coef_, svm.intercept_
+    if people == 2:  # one plane: positive is the second person
+        planes, offsets = np.concatenate([-planes, planes]), np.concatenate([-offsets, offsets])
+    return planes.astype(np.float32), offsets.astype(np.float32)

@@ -1,0 +1,223 @@
+"""One camera's path, top to bottom: motion, faces, tracks, quality, vectors, a word to the house."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional
+
+import numpy as np
+
+from edgecam import align, quality
+from edgecam.clock import Clock
+from edgecam.config import CameraConfig, Config
+from edgecam.decide import Evidence, Outcome, conclude, may_name
+from edgecam.detect import Detector
+from edgecam.embed import Encoder, embed
+from edgecam.identify import Identifier
+from edgecam.pipeline.track import Look, TrackRecord
+from edgecam.pipeline.visits import Visit, VisitBook
+from edgecam.store import new_ulid
+from edgecam.track import Tracker, appearance
+from edgecam.types import Decision, FaceCrop, Floats, Frame, Liveness, Phase, Verdict
+
+_GLIMPSE_S = 0.4
+_GLIMPSE_FACES = 3
+"""A track shorter than both is a glimpse: alone in a visit it counts, beside others it is dropped as noise."""
+_REGION_PAD = 0.6
+"""Tracked faces are searched for in their predicted box plus this share of it on every side."""
+_NO_FACE_MOTION_S = 1.0
+"""Motion shorter than this with no face is a passing shadow, not somebody."""
+
+
+@dataclass
+class Stages:
+    """The nets and the household, shared by all cameras; the daemon swaps `identifier` when people change."""
+
+    detector: Detector
+    encoder: Encoder
+    identifier: Identifier
+
+
+@dataclass(frozen=True)
+class Said:
+    """A decision and the picture that goes with it (for the local store only)."""
+
+    decision: Decision
+    picture: Optional[FaceCrop]
+
+
+Sink = Callable[[Said], None]
+
+
+class CameraPath:
+    """Perception of one camera, frame by frame, within visits.
+
+    Args:
+        camera: camera id.
+        camera_config: its section.
+        config: the stages' sections are taken from it.
+        stages: shared nets.
+        visits: shared by the cameras of a place.
+        clock: for the wall time of decisions.
+        sink: receives every word.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        camera_config: CameraConfig,
+        config: Config,
+        stages: Stages,
+        visits: VisitBook,
+        clock: Clock,
+        sink: Sink,
+    ) -> None:
+        self._camera, self._place = camera, camera_config.place
+        self._detect, self._quality, self._liveness = config.detect, config.quality, config.liveness
+        self._stages, self._visits, self._clock, self._sink = stages, visits, clock, sink
+        self._tracker = Tracker(config.track)
+        self._records: Dict[int, TrackRecord] = {}
+        self.visit: Optional[Visit] = None
+        self._last_full_s = -1e9
+        self._last_motion_s: Optional[float] = None
+        self.frames = 0
+        """Frames perceived since the start."""
+
+    def open(self) -> Visit:
+        """Begin, or join, the place's visit."""
+        if self.visit is None:
+            self.visit = self._visits.join(self._place, self._camera, self._clock.wall_s())
+            self._last_full_s, self._last_motion_s = -1e9, None
+        return self.visit
+
+    def perceive(self, frame: Frame, moving: Optional[Floats] = None, *, active: bool = True) -> int:
+        """Look at one frame of an open visit.
+
+        Args:
+            frame: the picture.
+            moving: (N, 4) boxes of motion; None searches the whole frame.
+            active: whether there is motion now.
+
+        Returns:
+            How many faces were seen (a face keeps the visit open).
+        """
+        visit = self.open()
+        self.frames += 1
+        self._count_motion(visit, frame.captured_at_s, active=active)
+        faces = self._stages.detector(frame.image, self._regions(frame, moving))
+        tracks = self._tracker.update(faces, frame.captured_at_s, appearance(frame.image, faces))
+        visit.faces_seen += len(tracks.ids)
+        fresh: List[Look] = []
+        touched: List[TrackRecord] = []
+        for track_id, box, landmarks in zip(tracks.ids, tracks.faces.boxes, tracks.faces.landmarks):
+            record = self._record(int(track_id), visit, frame.captured_at_s)
+            crop = align.make_crop(frame.image, box, landmarks)
+            if record.add(crop, quality.assess(crop, self._quality), frame.captured_at_s):
+                fresh.append(record.looks[-1])
+                touched.append(record)
+        self._embed(fresh)
+        for record in touched:
+            self._name(record, visit, frame.captured_at_s)
+        for track_id in tracks.ended:
+            self._end(track_id, visit)
+        return len(tracks.ids)
+
+    def close(self) -> Optional[Visit]:
+        """End this camera's part of the visit; return the visit if that closed it for its place."""
+        visit, self.visit = self.visit, None
+        if visit is None:
+            return None
+        alone = not visit.decisions
+        for track_id in sorted(self._records):
+            self._end(track_id, visit, last_chance=alone)
+        self._tracker.reset()
+        if not self._visits.leave(visit, self._camera):
+            return None
+        if not visit.decisions and (visit.faces_seen or visit.motion_s >= _NO_FACE_MOTION_S):
+            verdict = Verdict.POOR if visit.faces_seen else Verdict.NO_FACE
+            reason = visit.complaint or ("no usable face" if visit.faces_seen else "somebody, but no face was seen")
+            self._say(visit, None, Outcome(verdict, None, (), -1.0, reason), Phase.FINAL)
+        return visit
+
+    def _count_motion(self, visit: Visit, at_s: float, *, active: bool) -> None:
+        if active and self._last_motion_s is not None:
+            visit.motion_s += max(0.0, min(at_s - self._last_motion_s, 1.0))
+        self._last_motion_s = at_s if active else None
+
+    def _regions(self, frame: Frame, moving: Optional[Floats]) -> Optional[Floats]:
+        """Return what to search, or None for the whole frame."""
+        if moving is None or frame.captured_at_s - self._last_full_s >= self._detect.full_frame_every_s:
+            self._last_full_s = frame.captured_at_s
+            return None
+        tracked = self._tracker.predicted_boxes(frame.captured_at_s)
+        pad = tracked[:, 2:] * _REGION_PAD
+        around = np.concatenate([tracked[:, :2] - pad, tracked[:, 2:] + 2 * pad], axis=1)
+        regions: Floats = np.concatenate([moving, around]).astype(np.float32)
+        return regions
+
+    def _record(self, track_id: int, visit: Visit, at_s: float) -> TrackRecord:
+        if track_id not in self._records:
+            self._records[track_id] = TrackRecord(self._visits.number(visit), at_s, self._quality.best_k)
+        return self._records[track_id]
+
+    def _embed(self, looks: List[Look]) -> None:
+        if not looks:
+            return
+        embeddings = embed(self._stages.encoder, [look.crop for look in looks])
+        for look, vector, features in zip(looks, embeddings.vectors, embeddings.features):
+            look.vector, look.features = vector, features
+
+    def _judge(self, record: TrackRecord) -> Evidence:
+        vectors, weights = record.evidence()
+        identifier = self._stages.identifier
+        match = identifier.match(vectors, weights) if len(vectors) else None
+        sure = match is not None and identifier.sure(match)
+        # Liveness joins here (its own issue); until then nothing is claimed about it.
+        return Evidence(match, sure, len(vectors), record.seen, record.complaint, Liveness.UNPROVEN)
+
+    def _name(self, record: TrackRecord, visit: Visit, at_s: float) -> None:
+        """Announce a name as soon as the evidence suffices, once a track."""
+        if record.named is not None:
+            return
+        evidence = self._judge(record)
+        if may_name(evidence, self._liveness):
+            outcome = conclude(evidence, self._liveness)
+            record.named, record.named_s = outcome.person_id, at_s
+            self._say(visit, record, outcome, Phase.NAMED)
+
+    def _end(self, track_id: int, visit: Visit, *, last_chance: bool = False) -> None:
+        record = self._records.pop(track_id, None)
+        if record is None:
+            return
+        self._embed(record.waiting)
+        evidence = self._judge(record)
+        visit.complaint = record.complaint or visit.complaint
+        glimpse = record.seen < _GLIMPSE_FACES and record.last_s - record.first_s < _GLIMPSE_S
+        if glimpse and not (last_chance and evidence.match is not None):
+            return
+        outcome = conclude(evidence, self._liveness)
+        changed = record.named is not None and outcome.person_id != record.named
+        self._say(visit, record, outcome, Phase.CORRECTED if changed else Phase.FINAL)
+
+    def _say(self, visit: Visit, record: Optional[TrackRecord], outcome: Outcome, phase: Phase) -> None:
+        visit.decisions += 1
+        decision = Decision(
+            id=new_ulid(self._clock.wall_s()),
+            visit=visit.id,
+            track=record.number if record else 0,
+            verdict=outcome.verdict,
+            phase=phase,
+            person_id=outcome.person_id,
+            candidates=outcome.candidates,
+            similarity=outcome.similarity,
+            liveness=Liveness.UNPROVEN,
+            reason=outcome.reason,
+            camera=self._camera,
+            place=self._place,
+            model=self._stages.encoder.version,
+            t_first_s=record.first_s if record else 0.0,
+            t_named_s=record.named_s if record else None,
+            wall_s=self._clock.wall_s(),
+            clock_trusted=self._clock.wall_trusted(),
+        )
+        self._sink(Said(decision, record.picture if record else None))
