@@ -92,7 +92,7 @@ constraints: $(INSTALLED)
 # --- as a service ---------------------------------------------------------------------------------------------------
 
 install:
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' MODELS_MIRROR='$(MODELS_MIRROR)' deploy/install
+	@$(if $(PYTHON),PYTHON='$(PYTHON)') PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' MODELS_MIRROR='$(MODELS_MIRROR)' deploy/install
 
 uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' deploy/uninstall
