@@ -95,11 +95,14 @@ def pose(landmarks: Floats) -> Tuple[float, float, float]:
     """
     points = np.asarray(landmarks, np.float64)
     across, down = (_FIT @ (points - points.mean(axis=0))).T
+    roll = np.arctan2(down[0] - across[1], across[0] + down[1])
+    cos, sin = np.cos(roll), np.sin(roll)
+    across, down = across * cos + down * sin, down * cos - across * sin
     lengths = np.linalg.norm(across), np.linalg.norm(down)
     if min(lengths) < 1e-6:
         return 0.0, 0.0, 0.0
     yaw, pitch = np.degrees(np.arcsin([across[2] / lengths[0], down[2] / lengths[1]]))
-    return float(yaw), float(pitch), float(np.degrees(np.arctan2(down[0] * -1, down[1])))
+    return float(yaw), float(pitch), float(np.degrees(roll))
 
 
 def sharpness(grey: Floats) -> float:
