@@ -6,6 +6,7 @@ passes through a socket line by line. Arrays travel as base64 of little-endian f
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
@@ -28,6 +29,8 @@ from edgecam.types import Decision, Person, Role, Verdict
 Request = Mapping[str, Any]
 
 _IDS_A_LINE = 1000
+_EVERYTHING_S = 20 * 366 * 86_400.0
+"""Longer than anything may be kept."""
 _MAX_PAUSE_S = 366 * 86_400.0
 
 PAUSE_KEY = "pause"
@@ -279,6 +282,15 @@ def _visits_ignore(call: Call) -> Iterator[Record]:
     yield {"visit": visit.id, "ignored": ignored}
 
 
+def _visits_erase(call: Call) -> Iterator[Record]:
+    """Erase all visits with their pictures, and the features of strangers; people stay."""
+    now_s = call.clock.wall_s()
+    call.store.purge(now_s, trusted=True)  # what was stored before the clock was set counts from now
+    gone = call.store.purge(now_s + _EVERYTHING_S, trusted=True)
+    call.store.audit(call.actor or f"uid:{os.getuid()}", "delete", "visits")
+    yield dict(gone._asdict())
+
+
 def _backup(call: Call) -> Iterator[Record]:
     folder = call.get("folder")
     path = call.store.backup(Path(str(folder)) if folder else None)
@@ -359,6 +371,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "visits.picture": _visits_picture,
     "visits.name": _visits_name,
     "visits.ignore": _visits_ignore,
+    "visits.erase": _visits_erase,
     "backup": _backup,
     "restore": _restore,
     "purge": _purge,

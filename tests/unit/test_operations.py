@@ -151,6 +151,9 @@ def test_visits_are_listed_named_and_ignored(store: Store) -> None:
     run(store, "visits.ignore", visit="last")
     assert [v["visit"] for v in run(store, "visits.list")] == [visit_id]
     assert len(run(store, "visits.list", ignored=True)) == 2
+    assert run(store, "visits.erase")[0]["visits"] == 2
+    assert run(store, "visits.list", ignored=True) == []
+    assert len(run(store, "people.list")) == 1
 
 
 def test_state_operations(store: Store, tmp_path: Path) -> None:
