@@ -38,6 +38,10 @@ NEWER_TIMEOUT_S = 3.0
 """Some brokers do not answer to MQTT 5 at all; then 3.1.1 is tried."""
 
 _OLDER = MQTTProtocolVersion.MQTTv311
+_SHORT_S = 5.0
+_CUT_SHORT_MANY = 2
+"""So many short connections in a row are somebody else's doing."""
+
 _POLL_S = 1.0
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
 _REFUSED_RETRY_S = 60.0
@@ -155,6 +159,7 @@ class AlertClient:
         self._report = LinkReport(Link.CONNECTING if config.host else Link.OFF, "", 0, 0, 0)
         self._acked: List[int] = []
         self._denied_until: Dict[str, float] = {}
+        self._cut_short = 0
         self._last_ring: Dict[str, float] = {}
         self._store_failed = False
         self._drained = threading.Condition()
@@ -241,8 +246,9 @@ class AlertClient:
             if session is not None:
                 began = self._clock.monotonic_s()
                 self._serve(session)
-                if self._clock.monotonic_s() - began > _RETRY_MAX_S:
-                    delay_s = _RETRY_FIRST_S
+                lasted_s = self._clock.monotonic_s() - began
+                delay_s = _RETRY_FIRST_S if lasted_s > _RETRY_MAX_S else delay_s
+                self._cut_short = self._cut_short + 1 if lasted_s < _SHORT_S else 0
             if self._stop.is_set():
                 break
             refused = self._report.link in (Link.REFUSED, Link.UNTRUSTED)
@@ -342,8 +348,9 @@ class AlertClient:
 
     def _lost(self, session: Session) -> None:
         text = f"connection lost ({session.lost_why})"
-        if session.lost_code == _TAKEN_OVER:
-            text = f"another client calls itself edgecam-{self._config.box}: give each box its own name (alerts.box)"
+        if session.lost_code == _TAKEN_OVER or self._cut_short >= _CUT_SHORT_MANY:
+            name = f"edgecam-{self._config.box}"
+            text = f"cut off by the broker: does another client call itself {name}? Each box needs its own alerts.box"
         self._note_acks(session)
         self._delete_acked()
         self._set_link(Link.UNREACHABLE, text)

@@ -8,6 +8,7 @@ anything on: templates look at `age_s`, and an unknown age counts as old.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, List
 
@@ -89,7 +90,7 @@ def box_config(prefix: str, box: str, version: str) -> Retained:
         },
     }
     config: JsonDict = {
-        "device": _device(own, f"edgecam {box}", "edgecam box", version),
+        "device": _device(own, "edgecam" if box == "edgecam" else f"edgecam {box}", "edgecam box", version),
         "origin": _origin(version),
         "components": components,
         "qos": 1,
@@ -213,7 +214,7 @@ def _escape(part: str) -> str:
 
 
 def _slug(object_id: str) -> str:
-    return object_id.replace("-_", "_").replace("--", "_").lower()
+    return re.sub(r"[^a-z0-9]+", "_", object_id.lower())
 
 
 def _dump(config: JsonDict) -> bytes:

@@ -394,7 +394,7 @@ def _is_age(value: object) -> bool:
 
 
 def _is_schema(value: object) -> bool:
-    return isinstance(value, int) and value == SCHEMA
+    return _is_count(value) and value == SCHEMA
 
 
 def _is_model(value: object) -> bool:

@@ -203,8 +203,9 @@ class Broker:
 
     def _end(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
+            if number != signal.SIGKILL:
+                self._process.send_signal(signal.SIGCONT)  # a frozen one would not hear it
             self._process.wait(10)
 
     def __enter__(self) -> Broker:
