@@ -13,6 +13,9 @@ MODELS_MIRROR ?= $(wildcard ../shared/models)
 # `make test ARGS="-k vault"`
 ARGS ?=
 
+# onnxruntime 1.30 and later carry an uploader of usage data; the pins stay below, and this switches it off.
+export ORT_DISABLE_TELEMETRY := 1
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models

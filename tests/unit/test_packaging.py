@@ -87,6 +87,16 @@ def test_base_installation_has_neither_onnxruntime_nor_torch() -> None:
     assert not {name for name in base if name.startswith(("onnxruntime", "torch", "insightface", "dlib"))}
 
 
+def test_no_onnxruntime_that_phones_home() -> None:
+    for target in check_constraints.TARGETS:
+        pins, _ = check_constraints.read_pins(target.path)
+        assert tuple(map(int, pins["onnxruntime"].split("."))) < (1, 29), target.name
+    for extra in ("cpu", "gpu"):
+        (line,) = PROJECT["project"]["optional-dependencies"][extra]
+        assert not Requirement(line).specifier.contains("1.30.0")
+    assert "Environment=ORT_DISABLE_TELEMETRY=1" in set(directives())
+
+
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
