@@ -34,7 +34,7 @@ _PLUGINS = (
     *(JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin),
     *(BmpImagePlugin, PpmImagePlugin, WebPImagePlugin, TiffImagePlugin),
 )
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 _ORIENTATION = 0x0112
 _LOCK = threading.Lock()
 
