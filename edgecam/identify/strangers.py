@@ -7,6 +7,7 @@ negative (FaceNet's, behind a rectifier) are square-rooted first, which makes th
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping
@@ -92,7 +93,7 @@ def load_strangers(path: Path) -> StrangerModel:
     try:
         with np.load(path) as data:
             parts: Mapping[str, Any] = {n: data[n].astype(np.float32) for n in _FIELDS}
-    except (OSError, KeyError, ValueError) as err:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
         raise ModelError(f"{path}: the statistics of strangers cannot be read ({err}); reinstall edgecam") from err
     whole = {n: int(parts[n]) for n in ("rooted", "people", "photos")}
     return StrangerModel(**{**parts, **whole, "dof": float(parts["dof"])})

@@ -1,0 +1,149 @@
+"""Identification on made-up vectors with known geometry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Tuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgecam.config import IdentifyConfig
+from edgecam.errors import ModelError, ShapeError
+from edgecam.identify import Household, Identifier, clopper_pearson, fit_strangers, load_strangers
+from edgecam.types import Floats, Verdict
+
+DIM = 32
+CONFIG = IdentifyConfig(target_fpir=0.01, min_margin=0.05)
+
+
+def unit(rows: NDArray[Any]) -> Floats:
+    out: Floats = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+    return out
+
+
+def faces_of(centre: Floats, count: int, seed: int, noise: float = 0.05) -> Floats:
+    return unit(centre + np.random.default_rng(seed).normal(0, noise, (count, DIM)))
+
+
+def strangers(count: int = 4000, seed: int = 9) -> Floats:
+    return unit(np.random.default_rng(seed).normal(size=(count, DIM)))
+
+
+def household(people: int, faces: int = 5, noise: float = 0.05) -> Tuple[Household, Floats]:
+    centres = unit(np.random.default_rng(1).normal(size=(people, DIM)))
+    rows = [(f"p{i}", v, False) for i in range(people) for v in faces_of(centres[i], faces, 10 + i, noise)]
+    return Household.of(rows), centres
+
+
+def test_everybody_is_known_by_their_own_name_and_strangers_are_not() -> None:
+    home, centres = household(5)
+    identifier = Identifier(home, strangers(), CONFIG)
+    for i, centre in enumerate(centres):
+        match = identifier.match(faces_of(centre, 1, 100 + i))
+        assert (match.verdict, match.person_id) == (Verdict.KNOWN, f"p{i}")
+    fresh = strangers(2000, seed=77)
+    named = sum(identifier.match(v[None]).verdict is Verdict.KNOWN for v in fresh)
+    assert named <= 0.02 * len(fresh)
+
+
+def test_the_threshold_follows_the_target() -> None:
+    home, _ = household(5)
+    strict = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.001)).calibration
+    loose = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.1)).calibration
+    assert strict.threshold > loose.threshold
+    assert strict.early_threshold > strict.threshold
+
+
+@pytest.mark.parametrize("people", [0, 1, 2, 500])
+def test_any_number_of_people(people: int) -> None:
+    home, centres = household(people, faces=2)
+    identifier = Identifier(home, strangers(1000), CONFIG)
+    match = identifier.match(faces_of(centres[0] if people else strangers(1)[0], 1, 3))
+    assert match.person_id == ("p0" if people else None)
+    if not people:
+        assert (match.verdict, match.similarity, match.nearest_id) == (Verdict.UNKNOWN, -1.0, None)
+
+
+def test_between_two_lookalikes_both_names_are_told() -> None:
+    a = unit(np.ones(DIM))
+    b = unit(np.ones(DIM) + np.eye(DIM)[0] * 0.5)
+    home = Household.of([("a", v, False) for v in faces_of(a, 5, 1)] + [("b", v, False) for v in faces_of(b, 5, 2)])
+    match = Identifier(home, strangers(), CONFIG).match(unit(a + b)[None])
+    assert match.verdict is Verdict.UNCERTAIN
+    assert set(match.candidates) == {"a", "b"}
+    assert match.person_id is None
+
+
+def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
+    home, centres = household(3)
+    identifier = Identifier(home, strangers(), CONFIG)
+    good, bad = faces_of(centres[0], 1, 5), strangers(9, seed=4)
+    assert identifier.match(good).verdict is Verdict.KNOWN
+    assert identifier.match(np.concatenate([good, bad])).verdict is Verdict.UNKNOWN
+    weights = np.array([1.0] + [0.001] * 9, np.float32)
+    assert identifier.match(np.concatenate([good, bad]), weights).verdict is Verdict.KNOWN
+
+
+def test_infrared_faces_have_a_prototype_of_their_own() -> None:
+    day, night = unit(np.eye(DIM)[0]), unit(np.eye(DIM)[0] * 0.3 + np.eye(DIM)[1])
+    rows = [("a", v, False) for v in faces_of(day, 20, 1)] + [("a", v, True) for v in faces_of(night, 4, 2)]
+    mixed = Identifier(Household.of(rows), strangers(), CONFIG)
+    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), strangers(), CONFIG)
+    probe = faces_of(night, 1, 3)
+    assert mixed.match(probe).similarity > blind.match(probe).similarity + 0.1
+
+
+def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
+    home, centres = household(3)
+    alike = np.concatenate([faces_of(centres[0], 20, 8, noise=0.13), strangers(80, seed=5)])
+    before = Identifier(home, strangers(), CONFIG)
+    after = Identifier(home, strangers(), CONFIG, local=alike)
+    assert after.calibration.threshold > before.calibration.threshold
+    assert after.calibration.local_fpir is not None
+    kept = Identifier(home, strangers(), CONFIG, local=strangers(100, seed=6))
+    assert kept.calibration.threshold == before.calibration.threshold
+
+
+def test_faces_and_owners_must_agree() -> None:
+    with pytest.raises(ShapeError, match="want 2 owners"):
+        Household(("a",), np.zeros(1, np.int64), np.zeros((2, DIM), np.float32), np.zeros(2, np.bool_))
+
+
+def test_exact_intervals() -> None:
+    assert clopper_pearson(0, 299)[1] == pytest.approx(0.01226, abs=1e-4)
+    assert clopper_pearson(5, 5)[1] == 1.0
+
+
+def public_features(people: int, photos: int, seed: int = 0) -> Tuple[Floats, NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people), photos)
+    latent = rng.normal(size=(people, 6))[who] + 0.3 * rng.normal(size=(len(who), 6))
+    rows = latent @ rng.normal(size=(6, 40)) + 0.1 * rng.normal(size=(len(who), 40)) + 3.0
+    return np.abs(rows).astype(np.float32), who
+
+
+def test_virtual_strangers_have_the_statistics_of_real_ones() -> None:
+    rows, who = public_features(800, 3)
+    model = fit_strangers(rows, who, rows[:5], {0: 40}, rooted=0, rank=6, dof=200.0)
+    drawn = model.draw(6000)
+    assert np.allclose(drawn.mean(axis=0), rows.mean(axis=0), atol=0.15)
+    assert np.corrcoef(np.cov(drawn.T).ravel(), np.cov(rows.T).ravel())[0, 1] > 0.98
+    assert not np.array_equal(model.draw(3, seed=1), model.draw(3, seed=2))
+    assert np.array_equal(model.draw(3, seed=1), model.draw(3, seed=1))
+
+
+def test_the_statistics_survive_the_file_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    rows, who = public_features(60, 3)
+    model = fit_strangers(rows, who, rows[:5], {0: 25, 25: 40}, rooted=25, rank=4)
+    path = tmp_path / "s.npz"
+    model.save(path)
+    again = load_strangers(path)
+    assert (again.people, again.photos, again.rooted) == (60, 180, 25)
+    assert np.allclose(again.draw(5), model.draw(5), rtol=0.05, atol=0.05)
+    assert (model.draw(50)[:, :25] >= 0).all()
+    assert np.allclose(again.part(25, 40).mean, again.mean[25:])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ModelError, match=r"s\.npz"):
+        load_strangers(path)
