@@ -77,7 +77,7 @@ class Backups(Erase):
         self._keys.clear()
         self.audit(caller(), "restore", mode)
         self.purge(self._clock.wall_s(), self._clock.wall_trusted())
-        self._compact(full=False)
+        self._db.shrink(full=False)
         return restored
 
     def scrub_backups(self) -> None:
@@ -106,7 +106,7 @@ class Backups(Erase):
         with self._writing(path) as part, self._opened_copy(path, part) as copy:
             with copy.transaction():
                 copy._erase(gone)
-            copy._compact(full=True)
+            copy._db.shrink(full=True)
 
     @contextmanager
     def _opened_copy(self, path: Path, part: Path) -> Iterator[Backups]:

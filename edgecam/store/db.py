@@ -195,8 +195,33 @@ class Database:
             else:
                 self._connection.execute("ROLLBACK")
 
+    def shrink(self, *, full: bool) -> bool:
+        """Give freed pages back and empty the write-ahead log.
+
+        Args:
+            full: write every page anew as well; without room for a second copy, only the freed ones go.
+
+        Returns:
+            False if a reader or a transaction keeps the log from being emptied.
+        """
+        with self._lock:
+            if self._depth:
+                return False
+            with translated(self._shown):
+                try:
+                    if full:
+                        self._connection.execute("VACUUM")
+                except sqlite3.OperationalError:
+                    # No room: freed space is zeroed already (secure_delete).
+                    pass
+                # A script, because `execute` stops after the first page.
+                self._connection.executescript("PRAGMA incremental_vacuum")
+            return self.truncate_wal()
+
     def truncate_wal(self) -> bool:
-        """Move the write-ahead log into the file and empty it; False if a reader of another process prevents it."""
+        """Move the write-ahead log into the file and empty it; False if a reader or a transaction prevents it."""
+        if self._depth:
+            return False
         return bool(self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0)
 
     def copy_to(self, path: Path) -> None:

@@ -84,7 +84,7 @@ class Erase(Visits, Settings):
         try:
             self.scrub_backups()
         finally:
-            emptied = self._compact(full=True)
+            emptied = self._db.shrink(full=True)
         if not emptied:
             raise StoreError(
                 f"{self._db.path}: the person is erased, but another program still reads the log of old pages: "
@@ -111,7 +111,7 @@ class Erase(Visits, Settings):
         try:
             self.scrub_backups()
         finally:
-            self._compact(full=False)
+            self._db.shrink(full=False)
         return Purged(pictures, visits, strangers)
 
     def scrub_backups(self) -> None:
@@ -219,15 +219,6 @@ class Erase(Visits, Settings):
             "AND owner NOT IN (SELECT visit FROM pictures)"
         )
         return [row[0] for row in rows]
-
-    def _compact(self, *, full: bool) -> bool:
-        """Give freed pages back and empty the log; `full` also writes every page anew, if there is room."""
-        try:
-            self._db.run("VACUUM" if full else "PRAGMA incremental_vacuum")
-        except StoreError:
-            # No room for a second copy: freed space is zeroed already (secure_delete).
-            self._db.run("PRAGMA incremental_vacuum")
-        return self._db.truncate_wal()
 
     def _export_face(self, face_id: str, about: Dict[str, Any]) -> Dict[str, Any]:
         data = self._crop_bytes(face_id)

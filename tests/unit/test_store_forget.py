@@ -185,6 +185,9 @@ def test_a_backup_holds_everything_but_key_and_outbox(store: Store, folder: Path
     key = (store.path.parent / "master.key").read_bytes()
     assert key not in path.read_bytes()
     assert "key is not in the backup" in BACKUP_NOTE
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+    connection.close()
     other = tmp_path / "new"
     other.mkdir()
     write_private(other / "master.key", key)
@@ -357,3 +360,38 @@ def test_a_new_key_would_not_open_old_blobs(store: Store) -> None:
         for attempt in (opened.people, lambda: opened.gallery("m1"), lambda: opened.crop(opened.missing("m2")[0])):
             with pytest.raises(StoreError, match="damaged"):
                 attempt()
+
+
+def test_an_erasure_that_fails_half_way_leaves_all_readable(store: Store) -> None:
+    ann = live_with(store, NAME, 100)
+    with pytest.raises(RuntimeError), store.transaction():  # noqa: PT012
+        store._erase([ann.id])
+        assert store.people() == []
+        raise RuntimeError
+    assert store.people() == [ann_now(store, ann)]
+    for track in (1, 2, 3):
+        assert np.array_equal(store.picture("visit100", track).image, crop(100 + 10 * track).image)
+    assert np.array_equal(store.crop(store.faces(ann.id)[0].id).image, crop(100).image)
+
+
+def test_an_open_reader_of_the_old_pages_is_reported(store: Store) -> None:
+    ann = live_with(store, NAME, 100)
+    reader = sqlite3.connect(store.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM keys").fetchone()
+    store._db.run("PRAGMA busy_timeout = 100")
+    with pytest.raises(StoreError, match="another program still reads"):
+        store.forget(ann.id)
+    reader.close()
+    assert store.people() == []
+    store.purge(NOW, trusted=True)
+    assert store.path.with_name("edgecam.db-wal").stat().st_size == 0
+
+
+def test_merge_inside_a_transaction_belongs_to_it(store: Store) -> None:
+    ann, twin = live_with(store, "Ann", 100), live_with(store, "Twin", 1000)
+    with pytest.raises(RuntimeError), store.transaction():  # noqa: PT012
+        store.merge(ann.id, twin.id)
+        raise RuntimeError
+    assert [person.faces for person in store.people()] == [3, 3]
+    assert np.array_equal(store.crop(store.faces(twin.id)[0].id).image, crop(1000).image)

@@ -221,6 +221,7 @@ def test_expired_pictures_and_keys_are_gone_from_the_disk(store: Store, watch: W
     assert wrapped[12:28] not in found
     assert all(blob[start : start + 16] not in found for start in range(0, len(blob) - 16, 500))
     assert len(found) < size
+    assert store._db.rows("PRAGMA freelist_count") == [(0,)]
     with pytest.raises(NotStoredError, match="no picture"):
         store.picture("v1", 1)
     assert store.visit("v1").decisions
@@ -252,3 +253,20 @@ def test_people_never_expire(store: Store, watch: Watch) -> None:
     fill(store, watch)
     store.purge(NOW + 3650 * DAY, trusted=True)
     assert np.array_equal(store.crop(face).image, crop().image)
+
+
+def test_many_expired_keys_leave_no_copy_behind(store: Store, watch: Watch) -> None:
+    """Rows move between pages as tables grow and shrink; a purge writes no whole new file as `forget` does."""
+    wrapped = {}
+    for number in range(150):
+        visit = f"v{number}"
+        store.open_visit(visit, "door", "front", watch.now_s)
+        store.add_visit_picture(visit, 1, crop(number, 8, 8))
+        ((wrapped[visit],),) = store._db.rows("SELECT wrapped FROM keys WHERE owner = ?", (visit,))
+        watch.now_s += HOUR
+        if number % 10 == 9:
+            store.purge(watch.now_s, trusted=True)
+    kept = {row[0] for row in store._db.rows("SELECT DISTINCT visit FROM pictures")}
+    found = all_bytes(store.path.parent)
+    assert 0 < len(kept) < 30
+    assert {visit for visit in wrapped if wrapped[visit][12:28] in found} == kept
