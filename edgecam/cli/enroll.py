@@ -47,9 +47,8 @@ def _enroll(args: argparse.Namespace) -> int:
         report = _guided(args, config, eyes)
     else:
         tell = (lambda _: None) if args.json else note
-        report = enrol.gather(
-            enrol.expand(args.paths), eyes.detector, eyes.encoder, config, SystemClock(), args.face, tell
-        )
+        files, own = enrol.expand(args.paths), eyes.factory.recognizability
+        report = enrol.gather(files, eyes.detector, eyes.encoder, own, config, SystemClock(), args.face, tell)
     enrol.drop_strangers(report, enrol.same_person_at(known.identifier))
     if not report.kept:
         _tell_refused(report)

@@ -32,7 +32,9 @@ def _identify(args: argparse.Namespace) -> int:
     failed = 0
     for path in expand(args.paths):
         try:
-            faces = find_faces(read_photo(path), eyes.detector, eyes.encoder, config.quality)
+            faces = find_faces(
+                read_photo(path), eyes.detector, eyes.encoder, eyes.factory.recognizability, config.quality
+            )
         except InputError as err:
             failed += 1
             note(f"edgecam: {err}")

@@ -18,6 +18,7 @@ from scipy.stats import beta
 
 from edgecam.config import IdentifyConfig
 from edgecam.errors import ShapeError
+from edgecam.identify.recognizability import Recognizability
 from edgecam.types import Floats, Match, Verdict
 
 _MEAN, _SPREAD = 0.12, 0.09
@@ -93,6 +94,7 @@ class Identifier:
         household: the enrolled; may be empty.
         strangers: (M, D) unit vectors of virtual strangers, of the same encoder.
         config: target and margin.
+        recognizability: kept for whoever weighs faces; of the same encoder.
         local: (L, D) unit vectors of real strangers seen here, one a visit; L may be 0.
     """
 
@@ -101,9 +103,11 @@ class Identifier:
         household: Household,
         strangers: Floats,
         config: IdentifyConfig,
+        recognizability: Recognizability,
         local: Optional[Floats] = None,
     ) -> None:
         self.people = household.people
+        self.recognizability = recognizability
         self._margin = config.min_margin
         self._prototypes, self._prototype_owner = _prototypes(household)
         self._svm = _second_opinion(household)

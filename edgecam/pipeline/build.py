@@ -12,7 +12,7 @@ from edgecam.config import Config, EmbedConfig, IdentifyConfig
 from edgecam.detect import Detector
 from edgecam.embed import Encoder, FaceNet
 from edgecam.errors import ConfigError
-from edgecam.identify import Household, Identifier, StrangerModel, load_strangers
+from edgecam.identify import Household, Identifier, Recognizability, StrangerModel, load_strangers
 from edgecam.nn.registry import ModelRegistry, models_dir
 from edgecam.types import Floats
 
@@ -71,9 +71,8 @@ class IdentifierFactory:
         rows = [encoder.project(model.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK)]
         self._strangers: Floats = np.concatenate(rows)
         self._config = identify
-        self.unrecognisable: Floats = encoder.project(model.ruin())[0]
-        """(D,) unit vector: the centre of faces that nobody could recognise."""
+        self.recognizability = Recognizability(encoder.project(model.ruin())[0])
 
     def make(self, household: Household, local: Optional[Floats] = None) -> Identifier:
         """Return the identifier of this household; see `Identifier`."""
-        return Identifier(household, self._strangers, self._config, local)
+        return Identifier(household, self._strangers, self._config, self.recognizability, local)

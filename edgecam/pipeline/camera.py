@@ -166,6 +166,7 @@ class CameraPath:
         embeddings = embed(self._stages.encoder, [look.crop for look in looks])
         for look, vector, features in zip(looks, embeddings.vectors, embeddings.features):
             look.vector, look.features = vector, features
+            look.quality = self._stages.identifier.recognizability.rate(look.quality, vector)
 
     def _judge(self, record: TrackRecord) -> Evidence:
         vectors, weights = record.evidence()

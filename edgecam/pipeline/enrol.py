@@ -16,7 +16,7 @@ from edgecam.config import CameraConfig, Config
 from edgecam.detect import Detector
 from edgecam.embed import Encoder, embed
 from edgecam.errors import EnrolmentError, InputError
-from edgecam.identify import Identifier
+from edgecam.identify import Identifier, Recognizability
 from edgecam.pipeline.still import StillFace, find_faces
 from edgecam.track import Tracker, appearance
 from edgecam.types import FaceCrop, Floats, Frame, Quality
@@ -110,6 +110,7 @@ def gather(
     files: Iterable[Path],
     detector: Detector,
     encoder: Encoder,
+    recognizability: Recognizability,
     config: Config,
     clock: Clock,
     which: Optional[int],
@@ -121,6 +122,7 @@ def gather(
         files: photos and clips.
         detector: finds the faces.
         encoder: makes their vectors.
+        recognizability: of the same encoder.
         config: quality section.
         clock: for the clips' sources.
         which: which face of a picture with several, from the left, 1 is the first; None refuses such pictures.
@@ -131,7 +133,7 @@ def gather(
         tell(f"looking at {path.name}")
         try:
             if is_photo(path):
-                report.kept.append(_from_photo(path, detector, encoder, config, which))
+                report.kept.append(_from_photo(path, detector, encoder, recognizability, config, which))
             else:
                 report.kept += _from_clip(path, detector, encoder, config, clock, which)
         except (InputError, EnrolmentError) as err:
@@ -139,8 +141,15 @@ def gather(
     return report
 
 
-def _from_photo(path: Path, detector: Detector, encoder: Encoder, config: Config, which: Optional[int]) -> Candidate:
-    faces = find_faces(read_photo(path), detector, encoder, config.quality)
+def _from_photo(
+    path: Path,
+    detector: Detector,
+    encoder: Encoder,
+    recognizability: Recognizability,
+    config: Config,
+    which: Optional[int],
+) -> Candidate:
+    faces = find_faces(read_photo(path), detector, encoder, recognizability, config.quality)
     if not faces:
         raise EnrolmentError("no face found")
     face = _the_face(faces, which)

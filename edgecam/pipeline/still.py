@@ -12,6 +12,7 @@ from edgecam import align, quality
 from edgecam.config import QualityConfig
 from edgecam.detect import Detector
 from edgecam.embed import Encoder, embed
+from edgecam.identify import Recognizability
 from edgecam.types import FaceCrop, Faces, Floats, Image, Quality
 
 _ENLARGE = 1.5
@@ -37,18 +38,17 @@ class StillFace:
 
 
 def find_faces(
-    image: Image, detector: Detector, encoder: Encoder, config: QualityConfig, *, only_good: bool = False
+    image: Image, detector: Detector, encoder: Encoder, recognizability: Recognizability, config: QualityConfig
 ) -> List[StillFace]:
-    """Return the faces of a photo, largest first; with `only_good`, those that pass the quality gate."""
+    """Return the faces of a photo, largest first."""
     faces = _look(image, detector)
     order = np.argsort(-faces.boxes[:, 2] * faces.boxes[:, 3], kind="stable")
     crops = [align.make_crop(image, faces.boxes[i], faces.landmarks[i]) for i in order]
     rated = [(i, c, quality.assess(c, config)) for i, c in zip(order, crops)]
-    rated = [r for r in rated if r[2].ok or not only_good]
     vectors = embed(encoder, [c for _, c, _ in rated])
     return [
-        StillFace(faces.boxes[i], crop, q, vectors.vectors[n], vectors.features[n])
-        for n, (i, crop, q) in enumerate(rated)
+        StillFace(faces.boxes[i], crop, recognizability.rate(q, vector), vector, features)
+        for (i, crop, q), vector, features in zip(rated, vectors.vectors, vectors.features)
     ]
 
 

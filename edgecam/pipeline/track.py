@@ -86,7 +86,7 @@ class TrackRecord:
 
     def evidence(self) -> Tuple[Floats, Floats]:
         """Return ((N, D) vectors, (N,) quality weights) of the embedded looks."""
-        done = [look for look in self.looks if look.vector is not None]
+        done = [look for look in self.looks if look.vector is not None and look.quality.ok]
         if not done:
             return np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
         vectors = np.stack([look.vector for look in done if look.vector is not None])
@@ -102,4 +102,6 @@ class TrackRecord:
     @property
     def complaint(self) -> str:
         """Why faces were not usable: the commonest reason, empty if all were."""
-        return self.complaints.most_common(1)[0][0] if self.complaints else ""
+        beyond = Counter(look.quality.reason for look in self.looks if look.quality.reason)
+        reasons = (self.complaints + beyond).most_common(1)
+        return str(reasons[0][0]) if reasons else ""

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from edgecam.config import IdentifyConfig
 from edgecam.errors import ModelError, ShapeError
-from edgecam.identify import Household, Identifier, clopper_pearson, fit_strangers, load_strangers
-from edgecam.types import Floats, Verdict
+from edgecam.identify import (
+    Household,
+    Identifier,
+    Recognizability,
+    clopper_pearson,
+    fit_strangers,
+    load_strangers,
+)
+from edgecam.types import Floats, Quality, Verdict
 
 DIM = 32
 CONFIG = IdentifyConfig(target_fpir=0.01, min_margin=0.05)
@@ -31,6 +38,9 @@ def strangers(count: int = 4000, seed: int = 9) -> Floats:
     return unit(np.random.default_rng(seed).normal(size=(count, DIM)))
 
 
+RUIN = Recognizability(unit(np.eye(DIM)[-1:])[0])
+
+
 def household(people: int, faces: int = 5, noise: float = 0.05) -> Tuple[Household, Floats]:
     centres = unit(np.random.default_rng(1).normal(size=(people, DIM)))
     rows = [(f"p{i}", v, False) for i in range(people) for v in faces_of(centres[i], faces, 10 + i, noise)]
@@ -39,7 +49,7 @@ def household(people: int, faces: int = 5, noise: float = 0.05) -> Tuple[Househo
 
 def test_everybody_is_known_by_their_own_name_and_strangers_are_not() -> None:
     home, centres = household(5)
-    identifier = Identifier(home, strangers(), CONFIG)
+    identifier = Identifier(home, strangers(), CONFIG, RUIN)
     for i, centre in enumerate(centres):
         match = identifier.match(faces_of(centre, 1, 100 + i))
         assert (match.verdict, match.person_id) == (Verdict.KNOWN, f"p{i}")
@@ -50,8 +60,8 @@ def test_everybody_is_known_by_their_own_name_and_strangers_are_not() -> None:
 
 def test_the_threshold_follows_the_target() -> None:
     home, _ = household(5)
-    strict = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.001)).calibration
-    loose = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.1)).calibration
+    strict = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.001), RUIN).calibration
+    loose = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.1), RUIN).calibration
     assert strict.threshold > loose.threshold
     assert strict.early_threshold > strict.threshold
 
@@ -59,7 +69,7 @@ def test_the_threshold_follows_the_target() -> None:
 @pytest.mark.parametrize("people", [0, 1, 2, 500])
 def test_any_number_of_people(people: int) -> None:
     home, centres = household(people, faces=2)
-    identifier = Identifier(home, strangers(1000), CONFIG)
+    identifier = Identifier(home, strangers(1000), CONFIG, RUIN)
     match = identifier.match(faces_of(centres[0] if people else strangers(1)[0], 1, 3))
     assert match.person_id == ("p0" if people else None)
     if not people:
@@ -70,7 +80,7 @@ def test_between_two_lookalikes_both_names_are_told() -> None:
     a = unit(np.ones(DIM))
     b = unit(np.ones(DIM) + np.eye(DIM)[0] * 0.5)
     home = Household.of([("a", v, False) for v in faces_of(a, 5, 1)] + [("b", v, False) for v in faces_of(b, 5, 2)])
-    match = Identifier(home, strangers(), CONFIG).match(unit(a + b)[None])
+    match = Identifier(home, strangers(), CONFIG, RUIN).match(unit(a + b)[None])
     assert match.verdict is Verdict.UNCERTAIN
     assert set(match.candidates) == {"a", "b"}
     assert match.person_id is None
@@ -78,7 +88,7 @@ def test_between_two_lookalikes_both_names_are_told() -> None:
 
 def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
     home, centres = household(3)
-    identifier = Identifier(home, strangers(), CONFIG)
+    identifier = Identifier(home, strangers(), CONFIG, RUIN)
     good, bad = faces_of(centres[0], 1, 5), strangers(9, seed=4)
     assert identifier.match(good).verdict is Verdict.KNOWN
     assert identifier.match(np.concatenate([good, bad])).verdict is Verdict.UNKNOWN
@@ -89,8 +99,8 @@ def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
 def test_infrared_faces_have_a_prototype_of_their_own() -> None:
     day, night = unit(np.eye(DIM)[0]), unit(np.eye(DIM)[0] * 0.3 + np.eye(DIM)[1])
     rows = [("a", v, False) for v in faces_of(day, 20, 1)] + [("a", v, True) for v in faces_of(night, 4, 2)]
-    mixed = Identifier(Household.of(rows), strangers(), CONFIG)
-    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), strangers(), CONFIG)
+    mixed = Identifier(Household.of(rows), strangers(), CONFIG, RUIN)
+    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), strangers(), CONFIG, RUIN)
     probe = faces_of(night, 1, 3)
     assert mixed.match(probe).similarity > blind.match(probe).similarity + 0.1
 
@@ -98,11 +108,11 @@ def test_infrared_faces_have_a_prototype_of_their_own() -> None:
 def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
     home, centres = household(3)
     alike = np.concatenate([faces_of(centres[0], 20, 8, noise=0.13), strangers(80, seed=5)])
-    before = Identifier(home, strangers(), CONFIG)
-    after = Identifier(home, strangers(), CONFIG, local=alike)
+    before = Identifier(home, strangers(), CONFIG, RUIN)
+    after = Identifier(home, strangers(), CONFIG, RUIN, local=alike)
     assert after.calibration.threshold > before.calibration.threshold
     assert after.calibration.local_fpir is not None
-    kept = Identifier(home, strangers(), CONFIG, local=strangers(100, seed=6))
+    kept = Identifier(home, strangers(), CONFIG, RUIN, local=strangers(100, seed=6))
     assert kept.calibration.threshold == before.calibration.threshold
 
 
@@ -147,3 +157,12 @@ def test_the_statistics_survive_the_file_and_a_broken_file_is_named(tmp_path: Pa
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ModelError, match=r"s\.npz"):
         load_strangers(path)
+
+
+def test_faces_near_the_unrecognisable_are_worth_nothing() -> None:
+    q = Quality(0.8, {"size": 0.8}, 0.0, 0.0, 0.0, infrared=False)
+    lost, clear = RUIN.rate(q, unit(np.eye(DIM)[-1])), RUIN.rate(q, unit(np.eye(DIM)[0]))
+    assert (lost.score, lost.reason) == (0.0, "beyond recognition")
+    assert (clear.score, clear.reason) == (0.8, None)
+    assert clear.parts == {"size": 0.8, "recognizability": 1.0}
+    assert 0 < RUIN.rate(q, unit(np.eye(DIM)[0] + 0.25 * np.eye(DIM)[-1])).score < 0.8
