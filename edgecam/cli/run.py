@@ -38,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
 
     from edgecam.clock import SystemClock
     from edgecam.daemon.app import Daemon, Options
+    from edgecam.daemon.health import spare_memory
     from edgecam.daemon.notify import setup_logging
     from edgecam.nn.registry import ModelRegistry, default_folder
 
+    spare_memory()
     cv2.setNumThreads(1)
     setup_logging(verbose=args.verbose)
     cameras = parse_cameras(args.camera)

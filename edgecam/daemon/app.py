@@ -23,7 +23,7 @@ from edgecam.daemon.button import Button
 from edgecam.daemon.control import ControlServer, Peer
 from edgecam.daemon.eye import Eye, Shared
 from edgecam.daemon.gallery import LiveGallery
-from edgecam.daemon.health import BOX, Beats, Problems, memory_mb, write_report
+from edgecam.daemon.health import BOX, Beats, Problems, memory_mb, return_memory, write_report
 from edgecam.daemon.keeper import Keeper
 from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
@@ -169,6 +169,7 @@ class Daemon:
         self._keeper.start()
         if self._button is not None:
             self._button.start()
+        return_memory()
         self._ready = True
         took_s = self._clock.monotonic_s() - self._began_s
         _LOGGER.info("ready in %.1f s: %d cameras, model %s", took_s, len(self._eyes), stages.encoder.version)
