@@ -17,7 +17,7 @@ from edgecam.identify import Identifier
 from edgecam.pipeline.track import Look, TrackRecord
 from edgecam.pipeline.visits import Visit, VisitBook
 from edgecam.store import new_ulid
-from edgecam.track import Tracker, appearance
+from edgecam.track import Tracker, appearance, still
 from edgecam.types import Decision, FaceCrop, Floats, Frame, Liveness, Phase, Verdict
 
 _GLIMPSE_S = 0.4
@@ -120,6 +120,10 @@ class CameraPath:
             self._name(record, visit, frame.captured_at_s)
         for track_id in tracks.ended:
             self._end(track_id, visit)
+        for track_id in tracks.still:
+            # A poster is nobody: it gets no decision, and only explains a visit in which there was nothing else.
+            if self._records.pop(track_id, None) is not None:
+                visit.complaint = still.REASON
         return len(tracks.ids)
 
     def close(self) -> Optional[Visit]:
