@@ -147,7 +147,8 @@ class Daemon:
         nets = threading.Lock()
         stages = Stages(DetectingInTurn(detector, nets), EncodingInTurn(encoder, nets), factory.make(Household.of([])))
         self._gallery = LiveGallery(self._store, stages, factory)
-        self._gallery.refresh(self._notifier.status)
+        self._notifier.status("embedding enrolled faces")
+        self._gallery.refresh()
         self._shared = Shared(
             config=config,
             stages=stages,

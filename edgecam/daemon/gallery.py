@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator
 
-import numpy as np
-
-from edgecam.embed import embed
-from edgecam.errors import StoreError
-from edgecam.identify import Household
 from edgecam.pipeline.build import IdentifierFactory
 from edgecam.pipeline.camera import Stages
-from edgecam.store import NotStoredError, Store
-from edgecam.types import FaceCrop, Floats
+from edgecam.pipeline.household import load_household, local_strangers, reembed
+from edgecam.pipeline.operations import execute
+from edgecam.store import Store
 
 _LOGGER = logging.getLogger(__name__)
-
-_BATCH = 16
 
 
 class LiveGallery:
@@ -45,66 +39,26 @@ class LiveGallery:
         self._factory, self._generation = factory, -1
         self.refresh()
 
-    def refresh(self, progress: Callable[[str], None] = _LOGGER.debug) -> bool:
-        """Take over what has changed; return whether anything had.
-
-        Args:
-            progress: told about long work, in one line.
+    def refresh(self) -> bool:
+        """Take over what has changed, embedding faces that lack vectors of this encoder; return whether anything had.
 
         Raises:
             StoreError: the gallery cannot be read; the cameras go on with what they know.
         """
         with self._lock:
-            generation = self._store.generation()
-            if generation == self._generation:
+            if self._store.generation() == self._generation:
                 return False
-            if self._embed_missing(progress):
-                generation = self._store.generation()
-            self._stages.identifier = self._factory.make(self._household(), self._local())
+            encoder = self._stages.encoder
+            missing = len(self._store.missing(encoder.version))
+            if missing:
+                _LOGGER.info("%d enrolled faces are embedded for %s", missing, encoder.version)
+            reembed(self._ask, encoder)
+            generation = self._store.generation()  # what changes while the gallery is read has a higher number
+            household, names = load_household(self._ask, encoder)
+            self._stages.identifier = self._factory.make(household, local_strangers(self._ask, encoder))
             self._generation = generation
-            _LOGGER.info("people: generation %d is in use", generation)
+            _LOGGER.info("people: %d known, generation %d", len(names), generation)
             return True
 
-    def _household(self) -> Household:
-        gallery = self._store.gallery(self._stages.encoder.version)
-        infrared = {
-            face.id: face.infrared for person_id in set(gallery.person_ids) for face in self._store.faces(person_id)
-        }
-        rows = zip(gallery.person_ids, gallery.vectors, gallery.face_ids)
-        return Household.of([(person, vector, infrared.get(face, False)) for person, vector, face in rows])
-
-    def _local(self) -> Floats:
-        """Return the vectors of strangers seen at this door, if the owner keeps them."""
-        encoder = self._stages.encoder
-        features = self._store.stranger_features(encoder.version)
-        return encoder.project(features) if len(features) else np.zeros((0, encoder.dim), np.float32)
-
-    def _embed_missing(self, progress: Callable[[str], None]) -> int:
-        """Make the vectors that this encoder has not made yet, from the stored crops; return how many."""
-        encoder = self._stages.encoder
-        missing = self._store.missing(encoder.version)
-        done = 0
-        for start in range(0, len(missing), _BATCH):
-            crops = self._crops(missing[start : start + _BATCH])
-            embeddings = embed(encoder, [crop for _, crop in crops])
-            rows: Dict[str, Tuple[Floats, Floats]] = {
-                face_id: (vector, features)
-                for (face_id, _), vector, features in zip(crops, embeddings.vectors, embeddings.features)
-            }
-            self._store.put_vectors(encoder.version, rows)
-            done += len(rows)
-            progress(f"embedding enrolled faces again: {done} of {len(missing)}")
-        if done:
-            _LOGGER.info("%d enrolled faces embedded for %s", done, encoder.version)
-        return done
-
-    def _crops(self, face_ids: Sequence[str]) -> List[Tuple[str, FaceCrop]]:
-        found = []
-        for face_id in face_ids:
-            try:
-                found.append((face_id, self._store.crop(face_id)))
-            except NotStoredError:
-                continue  # removed meanwhile
-            except StoreError as err:
-                _LOGGER.error("face %s cannot be embedded again: %s", face_id, err)  # noqa: TRY400 - one line
-        return found
+    def _ask(self, op: str, **params: Any) -> Iterator[Dict[str, Any]]:
+        return execute(self._store, {"op": op, **params})

@@ -1,0 +1,61 @@
+"""`edgecam doctor`: what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Optional
+
+from edgecam.cli.common import Sub, add_common, config_of, emit
+from edgecam.errors import EdgecamError
+
+_SIGNS = {"ok": "ok     ", "hint": "hint   ", "broken": "BROKEN "}
+
+
+def add_parser(sub: Sub) -> None:
+    """Add the subcommand."""
+    parser = sub.add_parser("doctor", help="examine state, models, cameras and broker; a fix for each finding")
+    add_common(parser)
+    parser.set_defaults(func=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Print every finding; exit 1 if something is broken."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    logging.getLogger("edgecam").setLevel(logging.CRITICAL)  # what matters is told as a finding
+    from edgecam.config import Config, default_config_path, default_state_dir
+    from edgecam.daemon import control, talk
+    from edgecam.daemon.checks import Finding, Subject, examine
+    from edgecam.nn.registry import default_folder
+
+    path: Optional[Path] = args.config if args.config is not None else default_config_path()
+    state: Path = args.state if args.state is not None else default_state_dir()
+    broken = False
+
+    def tell(finding: Finding) -> None:
+        nonlocal broken
+        broken = broken or finding.state == "broken"
+        if args.json:
+            emit(asdict(finding))
+            return
+        print(f"{_SIGNS[finding.state]} {finding.check}: {finding.text}", flush=True)
+        if finding.fix:
+            print(f"         -> {finding.fix}", flush=True)
+
+    try:
+        config = config_of(args)
+        there = path is not None and path.exists()
+        tell(
+            Finding("config", "ok", str(path)) if there else Finding("config", "hint", "there is none", "edgecam init")
+        )
+    except EdgecamError as err:
+        config = Config()
+        tell(Finding("config", "broken", str(err), "correct the file; `edgecam init --force` writes a new one"))
+    live = control.running(talk.socket_path(state))
+    tell(Finding("daemon", "ok", "running") if live else Finding("daemon", "hint", "not running", "edgecam run"))
+    for finding in examine(Subject(state, config, path, default_folder(), live)):
+        tell(finding)
+    return 1 if broken else 0
