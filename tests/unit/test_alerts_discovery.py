@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, FrozenSet, List, Set
+from typing import Any, Dict, FrozenSet, List, Set, Tuple
 
 import pytest
 from hypothesis import given
@@ -235,6 +235,21 @@ def test_last_person() -> None:
     assert render(template, {"person": "Ann", "person_id": "p", "event_type": "known"}) == "Ann"
     assert render(template, {"person": None, "person_id": "p", "event_type": "known"}) == "p"
     assert render(template, {"person": None, "person_id": None, "event_type": "no_face"}) == "no face visitor"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(("a_b", "c"), ("a", "b_c"), id="underscore"),
+        pytest.param(("a-", "b"), ("a", "-b"), id="dash"),
+        pytest.param(("a-_", "b"), ("a", "-_b"), id="both"),
+        pytest.param(("a_", "b"), ("a", "_b"), id="at-the-seam"),
+    ],
+)
+def test_names_that_only_look_alike_when_joined(one: Tuple[str, str], other: Tuple[str, str]) -> None:
+    assert discovery.camera_id(*one) != discovery.camera_id(*other)
+    assert not discovery.is_camera_of(discovery.camera_id(*one), other[0])
+    assert not discovery.is_camera_of(discovery.camera_id(*other), one[0])
 
 
 @given(SLUGS, SLUGS, SLUGS, SLUGS)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import grp
 import json
 import os
+import pwd
 import signal
 import socket
 import stat
@@ -13,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 
@@ -144,6 +147,12 @@ def test_rubbish_is_refused(path: Path, data: bytes, daemon: Daemon) -> None:
 
 
 @pytest.mark.usefixtures("server")
+def test_a_request_that_is_too_long_is_told_so(path: Path) -> None:
+    with pytest.raises(ControlError, match="longer than 65536"):
+        list(call(path, {"command": "x" * 70_000}))
+
+
+@pytest.mark.usefixtures("server")
 def test_half_a_line_is_refused(path: Path, daemon: Daemon) -> None:
     (answer,) = raw(path, b'{"command":"echo"}', close=True)
     assert "whole line" in answer["error"]
@@ -205,6 +214,22 @@ def test_root_and_the_daemons_user_may_ask_and_nobody_else() -> None:
     assert not allowed(Peer(1, 4_000_000, 4_000_000))
 
 
+def test_members_of_the_group_may_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = pwd.getpwuid(65534)
+    gid = 59_999
+
+    def group(members: Sequence[str]) -> None:
+        entry = grp.struct_group(("edgecam", "x", gid, list(members)))
+        monkeypatch.setattr(grp, "getgrnam", lambda name: {"edgecam": entry}[name])
+
+    group([])
+    assert not allowed(Peer(1, nobody.pw_uid, nobody.pw_gid))
+    assert allowed(Peer(1, nobody.pw_uid, gid))
+    group([nobody.pw_name])
+    assert allowed(Peer(1, nobody.pw_uid, nobody.pw_gid))
+    assert not allowed(Peer(1, 4_000_000, 4_000_000))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_another_user_is_turned_away_by_the_kernels_word(path: Path, server: ControlServer) -> None:
     path.parent.chmod(0o755)
@@ -236,6 +261,16 @@ def test_a_second_daemon_is_refused(path: Path, server: ControlServer, daemon: D
     with pytest.raises(ControlError, match="another edgecam daemon"):
         ControlServer(path, daemon).start()
     assert list(call(path, {"command": "echo"})), "the first one is unharmed"
+
+
+def test_of_two_daemons_that_start_at_once_one_is_refused(path: Path, daemon: Daemon) -> None:
+    with path.with_name("control.sock.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # even the weaker lock
+        with pytest.raises(ControlError, match="another edgecam daemon"):
+            ControlServer(path, daemon).start()
+    server = ControlServer(path, daemon)
+    server.start()
+    server.stop()
 
 
 def test_what_a_killed_daemon_leaves_is_replaced(path: Path, daemon: Daemon) -> None:
