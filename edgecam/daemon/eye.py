@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 from dataclasses import dataclass
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
 from edgecam.alerts.client import AlertClient
 from edgecam.capture.base import make_source
@@ -14,7 +14,7 @@ from edgecam.capture.motion import MotionGate
 from edgecam.capture.preroll import PreRoll
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig, Config
-from edgecam.daemon.health import Beats, Problems
+from edgecam.daemon.health import Beats, Problems, name_thread
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.recorder import Recorder
 from edgecam.errors import EdgecamError, InputError, SourceAuthError, SourceError
@@ -27,6 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
+_REFUSED_RETRY_S = 60.0
+"""A camera that refuses the password locks out who asks too often."""
 _LATE_S = 10.0
 """Beyond its own timeouts a loop may be this late before it counts as stuck; a net on a slow box takes seconds."""
 _SOMEBODY_S = 1.0
@@ -127,9 +129,10 @@ class Eye:
         """Frames of visits that nobody had time to look at."""
         return self._slot.dropped
 
-    def _guarded(self, loop: object) -> None:
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        name_thread()
         try:
-            loop()  # type: ignore[operator]
+            loop()
         except Exception:
             # Its heartbeat stops with it, and the watchdog acts on that.
             _LOGGER.exception("camera %s: %s died", self.camera, threading.current_thread().name)
@@ -187,11 +190,13 @@ class Eye:
                 self._shared.alerts.set_camera_online(self.camera, online=False)
                 if not self.live:
                     return
+                if isinstance(err, SourceAuthError):
+                    wait_s = _REFUSED_RETRY_S
             until_s = self._shared.clock.monotonic_s() + wait_s * random.uniform(0.5, 1.0)
             while self._shared.clock.monotonic_s() < until_s:
                 yield None
                 self._stop.wait(0.2)
-            wait_s = min(2 * wait_s, _RETRY_MAX_S)
+            wait_s = min(2 * wait_s, max(wait_s, _RETRY_MAX_S))
 
     def _take(self, frame: Frame, gate: MotionGate, ring: PreRoll) -> None:
         """Judge one frame; hand it over while a visit is open, keep it for the pre-roll otherwise."""
