@@ -53,8 +53,8 @@ def conclude(evidence: Evidence, config: LivenessConfig) -> Outcome:
     if match is None:
         return Outcome(Verdict.POOR, None, (), -1.0, evidence.complaint or "no usable face")
     if match.verdict is Verdict.KNOWN and config.policy == "sensitive" and evidence.liveness is not Liveness.LIVE:
-        candidates = (match.person_id,) if match.person_id else ()
-        return Outcome(Verdict.UNCERTAIN, None, candidates, match.similarity, "not proven to be alive")
+        # Not even as a candidate: a photo must not find out whom it would pass for.
+        return Outcome(Verdict.UNCERTAIN, None, (), match.similarity, "not proven to be alive")
     return Outcome(match.verdict, match.person_id, match.candidates, match.similarity, match.reason)
 
 

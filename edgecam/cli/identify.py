@@ -51,7 +51,10 @@ def _row(face: Any, known: Any) -> dict[str, Any]:
     match = known.identifier.match(face.vector[None])
     verdict, reason = match.verdict.value, match.reason
     if not face.quality.ok:
-        verdict, reason = "poor", face.quality.reason
+        # A poor face may still be plainly somebody: then the stricter threshold decides.
+        lost = face.quality.parts["recognizability"] == 0
+        verdict = "known" if known.identifier.sure(match) and not lost else "poor"
+        reason = face.quality.reason
     return {
         "box": [round(float(v), 1) for v in face.box],
         "verdict": verdict,
