@@ -10,15 +10,15 @@ real ones. A linear SVM over the enrolled people gives a second opinion: where i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from edgecam.config import IdentifyConfig
 from edgecam.errors import ShapeError
 from edgecam.identify.recognizability import Recognizability
+from edgecam.identify.svm import fit_linear_svm
 from edgecam.types import Floats, Match, Verdict
 
 _MEAN, _SPREAD = 0.12, 0.09
@@ -92,7 +92,7 @@ class Identifier:
 
     Args:
         household: the enrolled; may be empty.
-        strangers: (M, D) unit vectors of virtual strangers, of the same encoder.
+        strangers: unit vectors of virtual strangers of the same encoder, in (M_i, D) chunks; not kept.
         config: target and margin.
         recognizability: kept for whoever weighs faces; of the same encoder.
         local: (L, D) unit vectors of real strangers seen here, one a visit; L may be 0.
@@ -101,7 +101,7 @@ class Identifier:
     def __init__(
         self,
         household: Household,
-        strangers: Floats,
+        strangers: Iterable[Floats],
         config: IdentifyConfig,
         recognizability: Recognizability,
         local: Optional[Floats] = None,
@@ -112,14 +112,14 @@ class Identifier:
         self._prototypes, self._prototype_owner = _prototypes(household)
         self._svm = _second_opinion(household)
         self._mean, self._sd = np.zeros(0), np.ones(0)
-        self.calibration = Calibration(config.target_fpir, 1.0, 1.0, len(strangers), 0, None, {}, None)
+        self.calibration = Calibration(config.target_fpir, 1.0, 1.0, 0, 0, None, {}, None)
         if household.people:
             self._calibrate(strangers, config.target_fpir, local)
 
-    def _calibrate(self, strangers: Floats, target: float, local: Optional[Floats]) -> None:
-        cosines = strangers @ self._prototypes.T
+    def _calibrate(self, strangers: Iterable[Floats], target: float, local: Optional[Floats]) -> None:
+        cosines = np.concatenate([chunk @ self._prototypes.T for chunk in strangers])
         self._mean, self._sd = cosines.mean(axis=0), np.maximum(cosines.std(axis=0), 1e-3)
-        highest = np.sort(self.scores(strangers).max(axis=1))[::-1]
+        highest = np.sort(self._standardised(cosines).max(axis=1))[::-1]
 
         def level(share: float) -> float:
             return _MEAN + _TAIL * (float(highest[int(share * len(highest))]) - _MEAN)
@@ -134,7 +134,7 @@ class Identifier:
                 needed = float(seen[int(target * count)]) + 1e-6
                 early, threshold = early + max(0.0, needed - threshold), max(threshold, needed)
         self.calibration = Calibration(
-            target, threshold, early, len(strangers), count, interval, self._radius(threshold), self._nearest_pair()
+            target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair()
         )  # fmt: skip
 
     def _radius(self, threshold: float) -> Dict[str, float]:
@@ -155,9 +155,12 @@ class Identifier:
 
     def scores(self, vectors: Floats) -> Floats:
         """Return (N, P) similarities of unit vectors to the people, -1..1."""
-        cosines = vectors @ self._prototypes.T
+        return self._standardised(vectors @ self._prototypes.T)
+
+    def _standardised(self, cosines: Floats) -> Floats:
+        """Return (N, P) similarities of (N, Q) cosines to the prototypes."""
         each = np.clip(_MEAN + _SPREAD * (cosines - self._mean) / self._sd, -1.0, 1.0)
-        out = np.full((len(vectors), len(self.people)), -1.0, np.float32)
+        out = np.full((len(cosines), len(self.people)), -1.0, np.float32)
         for owner in range(len(self.people)):
             out[:, owner] = each[:, self._prototype_owner == owner].max(axis=1)
         return out
@@ -205,8 +208,10 @@ def clopper_pearson(k: int, n: int) -> Tuple[float, float]:
     >>> tuple(round(x, 3) for x in clopper_pearson(0, 158))
     (0.0, 0.023)
     """
-    low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
-    high = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
+    from scipy.special import betaincinv  # 20 MB that most boxes never need
+
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
     return low, high
 
 
@@ -234,10 +239,4 @@ def _second_opinion(household: Household) -> Optional[Tuple[Floats, Floats]]:
     people = len(household.people)
     if not 2 <= people <= _SVM_PEOPLE:
         return None
-    from sklearn.svm import LinearSVC
-
-    svm = LinearSVC(C=_SVM_C, class_weight="balanced", random_state=0).fit(household.vectors, household.owner)
-    planes, offsets = svm.coef_, svm.intercept_
-    if people == 2:  # one plane: positive is the second person
-        planes, offsets = np.concatenate([-planes, planes]), np.concatenate([-offsets, offsets])
-    return planes.astype(np.float32), offsets.astype(np.float32)
+    return fit_linear_svm(household.vectors, household.owner, people, _SVM_C)

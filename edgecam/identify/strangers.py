@@ -62,10 +62,14 @@ class StrangerModel:
         """Return (count, K) float32 trunk features of as many virtual people, one photo each."""
         rng = np.random.default_rng(seed)
         rank = self.basis.shape[1]
-        stretch = np.sqrt(self.dof / rng.chisquare(self.dof, (count, 1)))
-        latent = rng.standard_normal((count, rank)) @ self.between.T * stretch
-        latent = latent + rng.standard_normal((count, rank)) @ self.within.T
-        rows = self.mean + latent @ self.basis.T + rng.standard_normal((count, len(self.mean))) * self.residual
+
+        def normal(width: int) -> Floats:
+            return rng.standard_normal((count, width), dtype=np.float32)
+
+        stretch = np.sqrt(self.dof / rng.chisquare(self.dof, (count, 1))).astype(np.float32)
+        latent = normal(rank) @ self.between.T * stretch + normal(rank) @ self.within.T
+        rows = normal(len(self.mean)) * self.residual
+        rows += latent @ self.basis.T + self.mean
         return backward(rows, self.scale, self.rooted)
 
     def ruin(self) -> Floats:

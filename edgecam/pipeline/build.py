@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-import numpy as np
-
 from edgecam import detect
 from edgecam import embed as encoders
 from edgecam.config import Config, EmbedConfig, IdentifyConfig
@@ -18,7 +16,7 @@ from edgecam.types import Floats
 
 _DRAWS = 8000
 """Virtual strangers; a third of the default target still rests on eight of them."""
-_CHUNK = 1000
+_CHUNK = 500
 """Drawn at a time: 8,000 rows of trunk features would be 60 MB."""
 
 
@@ -58,7 +56,7 @@ def strangers_of(config: EmbedConfig) -> StrangerModel:
 
 
 class IdentifierFactory:
-    """Makes identifiers for changing households; draws the virtual strangers once.
+    """Makes identifiers for changing households.
 
     Args:
         encoder: its head turns drawn features into vectors.
@@ -67,12 +65,11 @@ class IdentifierFactory:
     """
 
     def __init__(self, encoder: Encoder, embed: EmbedConfig, identify: IdentifyConfig) -> None:
-        model = strangers_of(embed)
-        rows = [encoder.project(model.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK)]
-        self._strangers: Floats = np.concatenate(rows)
-        self._config = identify
-        self.recognizability = Recognizability(encoder.project(model.ruin())[0])
+        self._encoder, self._config = encoder, identify
+        self._strangers = strangers_of(embed)
+        self.recognizability = Recognizability(encoder.project(self._strangers.ruin())[0])
 
     def make(self, household: Household, local: Optional[Floats] = None) -> Identifier:
         """Return the identifier of this household; see `Identifier`."""
-        return Identifier(household, self._strangers, self._config, self.recognizability, local)
+        draws = (self._encoder.project(self._strangers.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK))
+        return Identifier(household, draws, self._config, self.recognizability, local)

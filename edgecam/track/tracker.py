@@ -11,10 +11,10 @@ from typing import Any, Final, Iterable, List, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from edgecam.config import TrackConfig
 from edgecam.errors import ShapeError
+from edgecam.track.assignment import assign
 from edgecam.track.still import Stillness, StillPlace
 from edgecam.types import Faces, Floats, Tracks
 
@@ -118,7 +118,7 @@ class Tracker:
         for i, j in _clear(affinity, self._config.link_lead):
             owners[j] = self._tracks[i]
             affinity[i], affinity[:, j] = 0, 0
-        for i, j in zip(*linear_sum_assignment(affinity, maximize=True)):
+        for i, j in assign(affinity):
             if affinity[i, j] > 0:
                 owners[j] = self._tracks[i]
         return owners

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Tuple
 
@@ -19,6 +21,7 @@ from edgecam.identify import (
     fit_strangers,
     load_strangers,
 )
+from edgecam.identify.svm import fit_linear_svm
 from edgecam.types import Floats, Quality, Verdict
 
 DIM = 32
@@ -49,7 +52,7 @@ def household(people: int, faces: int = 5, noise: float = 0.05) -> Tuple[Househo
 
 def test_everybody_is_known_by_their_own_name_and_strangers_are_not() -> None:
     home, centres = household(5)
-    identifier = Identifier(home, strangers(), CONFIG, RUIN)
+    identifier = Identifier(home, [strangers()], CONFIG, RUIN)
     for i, centre in enumerate(centres):
         match = identifier.match(faces_of(centre, 1, 100 + i))
         assert (match.verdict, match.person_id) == (Verdict.KNOWN, f"p{i}")
@@ -60,8 +63,8 @@ def test_everybody_is_known_by_their_own_name_and_strangers_are_not() -> None:
 
 def test_the_threshold_follows_the_target() -> None:
     home, _ = household(5)
-    strict = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.001), RUIN).calibration
-    loose = Identifier(home, strangers(), IdentifyConfig(target_fpir=0.1), RUIN).calibration
+    strict = Identifier(home, [strangers()], IdentifyConfig(target_fpir=0.001), RUIN).calibration
+    loose = Identifier(home, [strangers()], IdentifyConfig(target_fpir=0.1), RUIN).calibration
     assert strict.threshold > loose.threshold
     assert strict.early_threshold > strict.threshold
 
@@ -69,7 +72,7 @@ def test_the_threshold_follows_the_target() -> None:
 @pytest.mark.parametrize("people", [0, 1, 2, 500])
 def test_any_number_of_people(people: int) -> None:
     home, centres = household(people, faces=2)
-    identifier = Identifier(home, strangers(1000), CONFIG, RUIN)
+    identifier = Identifier(home, [strangers(1000)], CONFIG, RUIN)
     match = identifier.match(faces_of(centres[0] if people else strangers(1)[0], 1, 3))
     assert match.person_id == ("p0" if people else None)
     if not people:
@@ -80,7 +83,7 @@ def test_between_two_lookalikes_both_names_are_told() -> None:
     a = unit(np.ones(DIM))
     b = unit(np.ones(DIM) + np.eye(DIM)[0] * 0.5)
     home = Household.of([("a", v, False) for v in faces_of(a, 5, 1)] + [("b", v, False) for v in faces_of(b, 5, 2)])
-    match = Identifier(home, strangers(), CONFIG, RUIN).match(unit(a + b)[None])
+    match = Identifier(home, [strangers()], CONFIG, RUIN).match(unit(a + b)[None])
     assert match.verdict is Verdict.UNCERTAIN
     assert set(match.candidates) == {"a", "b"}
     assert match.person_id is None
@@ -88,7 +91,7 @@ def test_between_two_lookalikes_both_names_are_told() -> None:
 
 def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
     home, centres = household(3)
-    identifier = Identifier(home, strangers(), CONFIG, RUIN)
+    identifier = Identifier(home, [strangers()], CONFIG, RUIN)
     good, bad = faces_of(centres[0], 1, 5), strangers(9, seed=4)
     assert identifier.match(good).verdict is Verdict.KNOWN
     assert identifier.match(np.concatenate([good, bad])).verdict is Verdict.UNKNOWN
@@ -99,8 +102,8 @@ def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
 def test_infrared_faces_have_a_prototype_of_their_own() -> None:
     day, night = unit(np.eye(DIM)[0]), unit(np.eye(DIM)[0] * 0.3 + np.eye(DIM)[1])
     rows = [("a", v, False) for v in faces_of(day, 20, 1)] + [("a", v, True) for v in faces_of(night, 4, 2)]
-    mixed = Identifier(Household.of(rows), strangers(), CONFIG, RUIN)
-    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), strangers(), CONFIG, RUIN)
+    mixed = Identifier(Household.of(rows), [strangers()], CONFIG, RUIN)
+    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), [strangers()], CONFIG, RUIN)
     probe = faces_of(night, 1, 3)
     assert mixed.match(probe).similarity > blind.match(probe).similarity + 0.1
 
@@ -108,11 +111,11 @@ def test_infrared_faces_have_a_prototype_of_their_own() -> None:
 def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
     home, centres = household(3)
     alike = np.concatenate([faces_of(centres[0], 20, 8, noise=0.13), strangers(80, seed=5)])
-    before = Identifier(home, strangers(), CONFIG, RUIN)
-    after = Identifier(home, strangers(), CONFIG, RUIN, local=alike)
+    before = Identifier(home, [strangers()], CONFIG, RUIN)
+    after = Identifier(home, [strangers()], CONFIG, RUIN, local=alike)
     assert after.calibration.threshold > before.calibration.threshold
     assert after.calibration.local_fpir is not None
-    kept = Identifier(home, strangers(), CONFIG, RUIN, local=strangers(100, seed=6))
+    kept = Identifier(home, [strangers()], CONFIG, RUIN, local=strangers(100, seed=6))
     assert kept.calibration.threshold == before.calibration.threshold
 
 
@@ -166,3 +169,23 @@ def test_faces_near_the_unrecognisable_are_worth_nothing() -> None:
     assert (clear.score, clear.reason) == (0.8, None)
     assert clear.parts == {"size": 0.8, "recognizability": 1.0}
     assert 0 < RUIN.rate(q, unit(np.eye(DIM)[0] + 0.25 * np.eye(DIM)[-1])).score < 0.8
+
+
+def test_the_svm_is_scikit_learns() -> None:
+    from sklearn.svm import LinearSVC
+
+    home, _ = household(6, faces=7, noise=0.25)
+    planes, offsets = fit_linear_svm(home.vectors, home.owner, 6)
+    reference = LinearSVC(C=1.0, tol=1e-8, max_iter=100_000).fit(home.vectors, home.owner)
+    assert np.allclose(planes, reference.coef_, atol=2e-3)
+    assert np.allclose(offsets, reference.intercept_, atol=2e-3)
+    assert planes.dtype == offsets.dtype == np.float32
+
+
+def test_the_live_path_does_without_scipy_and_scikit_learn() -> None:
+    code = (
+        "import sys, edgecam.pipeline.camera, edgecam.pipeline.build, edgecam.daemon.app;"
+        "sys.exit(' '.join(m for m in ('scipy', 'sklearn', 'torch', 'onnx') if m in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
