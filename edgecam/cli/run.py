@@ -34,6 +34,14 @@ def run(args: argparse.Namespace) -> int:
     # Before numpy is imported: its threads would fight with the nets' over the same cores.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    cameras = parse_cameras(args.camera)
+
+    def load() -> Config:
+        return with_cameras(config_of(args), cameras)
+
+    if not load().cameras:  # before seconds of imports
+        raise ConfigError("no camera is configured: run `edgecam init`, or try `edgecam run --camera door=rtsp://...`")
+    state = state_of(args)
     import cv2
 
     from edgecam.clock import SystemClock
@@ -45,12 +53,6 @@ def run(args: argparse.Namespace) -> int:
     spare_memory()
     cv2.setNumThreads(1)
     setup_logging(verbose=args.verbose)
-    cameras = parse_cameras(args.camera)
-
-    def load() -> Config:
-        return with_cameras(config_of(args), cameras)
-
-    state = state_of(args)
     return Daemon(Options(state, load, ModelRegistry(default_folder()), args.once), SystemClock()).run()
 
 

@@ -501,4 +501,4 @@ class _Rate:
 
 def _want_cameras(config: Config) -> None:
     if not config.cameras:
-        raise ConfigError("no camera is configured: run `edgecam init`, or try `edgecam run --camera door=rtsp://...`")
+        raise ConfigError("no camera is configured: run `edgecam init`")

@@ -198,6 +198,14 @@ class Door:
             self._coming += pictures
             return self.sent + len(self._coming)
 
+    def record(self, clip: Path, start_s: float, end_s: float, path: Path) -> Path:
+        """Write a recording: nobody for 4 seconds, somebody from a clip, nobody for 6."""
+        quiet = [_decoded(data) for data in self._quiet]
+        frames = [quiet[n % len(quiet)] for n in range(4 * FPS)]
+        frames += [_decoded(self.picture(face)) for face in frames_of(clip, start_s, end_s)]
+        frames += [quiet[n % len(quiet)] for n in range(6 * FPS)]
+        return write_clip(frames, path)
+
     @property
     def empty(self) -> bool:
         return not self._coming
@@ -258,6 +266,10 @@ def _jpeg(image: Image) -> bytes:
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
 
 
+def _decoded(data: bytes) -> Image:
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+
+
 def frames_of(clip: Path, start_s: float, end_s: float) -> Iterator[Image]:
     """Yield the upright pictures of a part of a clip, FPS a second."""
     source = make_source(CameraConfig(url=str(clip), fps=FPS), "clip", SystemClock())
@@ -274,11 +286,14 @@ def frames_of(clip: Path, start_s: float, end_s: float) -> Iterator[Image]:
 
 def cut(clip: Path, start_s: float, end_s: float, path: Path) -> Path:
     """Write a part of a clip as an MP4 file."""
-    frames = list(frames_of(clip, start_s, end_s))
+    return write_clip(list(frames_of(clip, start_s, end_s)), path)
+
+
+def write_clip(frames: List[Image], path: Path) -> Path:
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=FPS)
+        stream = out.add_stream("libx264", rate=FPS, options={"tune": "zerolatency", "preset": "ultrafast", "g": "10"})
         stream.height, stream.width = (side // 2 * 2 for side in frames[0].shape[:2])
-        stream.bit_rate = 4_000_000
+        stream.bit_rate, stream.pix_fmt = 6_000_000, "yuv420p"
         for image in frames:
             for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
                 out.mux(packet)
@@ -293,4 +308,4 @@ def events(heard: List[Any], camera: str = "") -> List[Dict[str, Any]]:
     return [event for event in found if not camera or event["camera"] == camera]
 
 
-__all__ = ["COMMAND", "Box", "Door", "ServiceManager", "cut", "events", "frames_of", "signal", "until"]
+__all__ = ["COMMAND", "Box", "Door", "ServiceManager", "cut", "events", "frames_of", "signal", "until", "write_clip"]
