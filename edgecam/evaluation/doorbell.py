@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 from edgecam.capture.photo import read_photo
 from edgecam.errors import InputError
 from edgecam.evaluation.degrade import degrade
-from edgecam.evaluation.faces import Bench, columns, encode, open_bench, photos_of, say
+from edgecam.evaluation.faces import Bench, Doors, columns, encode, open_bench, photos_of, say
 from edgecam.evaluation.head import Head, TuneOptions, load_head, tune
 from edgecam.evaluation.lfw import nearest_pairs
 from edgecam.evaluation.strangers import padded
 from edgecam.identify import Household
 from edgecam.metrics import Numbers, bootstrap, threshold_at
 from edgecam.nn.registry import ModelRegistry, default_folder
-from edgecam.pipeline.build import IdentifierFactory
 from edgecam.types import Floats, Image, Verdict
 
 Row = Dict[str, Any]
@@ -99,14 +98,14 @@ def run(options: Options) -> Iterator[Row]:
     """Yield a row an approach, mode (random pairs, lookalikes) and unit (frame, visit)."""
     bench = open_bench()
     pool = read_pool(options, bench)
-    factories = {kind: bench.factory(kind) for kind in ("fused", "facenet")}
+    doors = {kind: bench.doors(kind) for kind in (("fused", "facenet") if options.full else ("fused",))}
     head = load_head(ModelRegistry(default_folder()).path("facenet_head"))
     for mode in ("random", "lookalikes"):
         splits = list(draw_splits(pool, mode, options))
         say(f"{mode}: {len(splits)} trials, {_words(splits[0][0])}")
         tallies: Dict[Tuple[str, str, str], List[Tally]] = {}
         for n, (split, seed) in enumerate(splits):
-            for key, tally in trial(pool, split, seed, head, factories):
+            for key, tally in trial(pool, split, seed, head, doors):
                 tallies.setdefault(key, []).append(tally)
             if (n + 1) % 10 == 0:
                 say(f"{n + 1} of {len(splits)} trials")
@@ -151,7 +150,7 @@ def read_pool(options: Options, bench: Bench) -> Pool:
     for kind in ("facenet", "fused"):
         own = np.ascontiguousarray(features[:, columns(kind)])
         vectors[kind] = np.concatenate([bench.kinds[kind].project(own[i : i + 500]) for i in range(0, len(own), 500)])
-        usable[kind] = good & (bench.factory(kind).recognizability(vectors[kind]) > 0)
+        usable[kind] = good & (bench.doors(kind).recognizability(vectors[kind]) > 0)
     train = tuple(np.flatnonzero((who == p) & ~part & found) for p in people)
     test = tuple(np.flatnonzero((who == p) & part & found) for p in people)
     return Pool(people, train, test, np.ascontiguousarray(features[:, columns("facenet")]), usable, vectors)
@@ -220,7 +219,7 @@ class Tally(NamedTuple):
 
 
 def trial(
-    pool: Pool, split: Split, seed: int, head: Head, factories: Dict[str, IdentifierFactory]
+    pool: Pool, split: Split, seed: int, head: Head, doors: Dict[str, Doors]
 ) -> Iterator[Tuple[Tuple[str, str, str], Tally]]:
     """Yield the counts of every approach and unit, keyed (approach, unit, encoder)."""
     rng = np.random.default_rng((7, seed))
@@ -251,7 +250,7 @@ def trial(
         ("2-leaked", "facenet", with_tau(fixed, known, ringing)),
         ("3", "facenet", with_tau(tuned, known, calibrate)),
     ]
-    makers += [("ours", kind, product(pool, kind, known, factory)) for kind, factory in factories.items()]
+    makers += [("ours", kind, product(pool, kind, known, factory)) for kind, factory in doors.items()]
     for name, encoder, approach in makers:
         for unit, size in (("frame", 1), ("visit", TRACK)):
             yield (name, unit, encoder), _tally(approach, probes, size)
@@ -314,11 +313,11 @@ def _any_frame(frames: Answers, tracks: Sequence[Rows]) -> Answers:
     return Answers(np.array(names), np.array(nearest), np.array(scores))
 
 
-def product(pool: Pool, kind: str, known: Sequence[Rows], factory: IdentifierFactory) -> Approach:
+def product(pool: Pool, kind: str, known: Sequence[Rows], door: Doors) -> Approach:
     """Return the product: quality gate, prototypes, virtual strangers, one decision a track."""
     vectors, usable = pool.vectors[kind], pool.usable[kind]
     rows = [(str(n), vectors[i], False) for n, mine in enumerate(known) for i in mine if usable[i]]
-    identifier = factory.make(Household.of(rows))
+    identifier = door.make(Household.of(rows))
 
     def judge(tracks: Sequence[Rows]) -> Answers:
         names, nearest, scores = [], [], []

@@ -19,8 +19,9 @@ from edgecam.detect import Detector
 from edgecam.embed import Encoder, FaceNet
 from edgecam.errors import InputError
 from edgecam.evaluation.strangers import padded
+from edgecam.identify import Household, Identifier, Recognizability
 from edgecam.nn.registry import ModelRegistry, default_folder
-from edgecam.pipeline.build import IdentifierFactory, make_stages
+from edgecam.pipeline.build import _CHUNK, _DRAWS, make_stages, strangers_of
 from edgecam.pipeline.still import find_faces
 from edgecam.types import Floats, Image
 
@@ -46,10 +47,28 @@ class Bench(NamedTuple):
     encoder: Encoder
     kinds: Dict[str, Encoder]
 
-    def factory(self, kind: str, target: Optional[float] = None) -> IdentifierFactory:
-        """Return the product's maker of identifiers, at its default target or another."""
-        identify = IdentifyConfig() if target is None else IdentifyConfig(target_fpir=target)
-        return IdentifierFactory(self.kinds[kind], EmbedConfig.model_validate({"kind": kind}), identify)
+    def doors(self, kind: str) -> Doors:
+        """Return the maker of identifiers for one kind of encoder."""
+        config = EmbedConfig.model_validate({"kind": kind})
+        model, encoder = strangers_of(config), self.kinds[kind]
+        drawn = [encoder.project(model.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK)]
+        return Doors(drawn, Recognizability(encoder.project(model.ruin())[0]), IdentifyConfig())
+
+
+class Doors(NamedTuple):
+    """Makes the product's identifiers for hundreds of households; unlike the product it keeps the virtual strangers."""
+
+    drawn: Sequence[Floats]
+    recognizability: Recognizability
+    config: IdentifyConfig
+
+    def at(self, target: float) -> Doors:
+        """Return the same for another false-accept target."""
+        return self._replace(config=IdentifyConfig(target_fpir=target))
+
+    def make(self, household: Household) -> Identifier:
+        """Return the identifier of this household."""
+        return Identifier(household, self.drawn, self.config, self.recognizability)
 
 
 def open_bench() -> Bench:
@@ -101,10 +120,10 @@ class Album:
             out.setdefault(person, []).append(i)
         return out
 
-    def seen_by(self, bench: Bench, kind: str, factory: IdentifierFactory) -> View:
+    def seen_by(self, bench: Bench, kind: str, doors: Doors) -> View:
         """Return the album as one kind of encoder sees it."""
         vectors = self.vectors(bench, kind)
-        return View(self, vectors, self.good & (factory.recognizability(vectors) > 0))
+        return View(self, vectors, self.good & (doors.recognizability(vectors) > 0))
 
     def vectors(self, bench: Bench, kind: str) -> Floats:
         """Return (N, D) unit vectors of one kind of encoder; rows without a face are zero."""
@@ -169,7 +188,8 @@ def encode(
     pictures: Iterable[Callable[[], Image]], count: int, bench: Bench
 ) -> Tuple[NDArray[np.bool_], NDArray[np.bool_], Floats]:
     """Return found, good (N,) and features (N, K) of the largest face of each picture; progress on stderr."""
-    config, rates = QualityConfig(), bench.factory("fused").recognizability
+    config = QualityConfig()
+    rates = Recognizability(bench.encoder.project(strangers_of(EmbedConfig(kind="fused")).ruin())[0])
 
     def one(picture: Callable[[], Image]) -> Optional[Tuple[bool, Floats]]:
         try:

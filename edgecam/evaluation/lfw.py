@@ -16,12 +16,11 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecam.evaluation.faces import KINDS, Album, Bench, View, open_bench, photos_of, read_album, say
+from edgecam.evaluation.faces import KINDS, Album, Bench, Doors, View, open_bench, photos_of, read_album, say
 from edgecam.evaluation.strangers import half_of
 from edgecam.identify import Household, Identifier, clopper_pearson
 from edgecam.identify.identifier import _MEAN, _TAIL  # the product's own constants
 from edgecam.metrics import Numbers, auc, bootstrap, fold_accuracy, share, threshold_at
-from edgecam.pipeline.build import IdentifierFactory
 from edgecam.types import FaceCrop, Floats, Verdict
 
 Row = Dict[str, Any]
@@ -87,15 +86,15 @@ def run(options: Options) -> Iterator[Row]:
     if not homes:
         say("too few people with several photos for an open set")
     for kind in KINDS:
-        factory = bench.factory(kind)
-        view = album.seen_by(bench, kind, factory)
+        doors = bench.doors(kind)
+        view = album.seen_by(bench, kind, doors)
         yield from verification(view, pairs, tested, kind)
         if homes:
-            yield from open_set(view, factory, homes, _counts(enrolled, full=options.full), kind)
-            yield from validation(view, bench, homes, enrolled, kind)
+            yield from open_set(view, doors, homes, _counts(enrolled, full=options.full), kind)
+            yield from validation(view, doors, homes, enrolled, kind)
             if others is not None:
-                yield from other_strangers(view, others.seen_by(bench, kind, factory), factory, homes, enrolled, kind)
-        yield from look_alikes(view, factory, tested, kind, 20 if options.full else 10)
+                yield from other_strangers(view, others.seen_by(bench, kind, doors), doors, homes, enrolled, kind)
+        yield from look_alikes(view, doors, tested, kind, 20 if options.full else 10)
         yield speed(bench, kind)
 
 
@@ -274,13 +273,11 @@ def _counts(enrolled: int, *, full: bool) -> List[int]:
     return [enrolled, *(n for n in (3, 1) if full and n < enrolled)]
 
 
-def open_set(
-    view: View, factory: IdentifierFactory, homes: Sequence[Home], counts: Sequence[int], kind: str
-) -> Iterator[Row]:
+def open_set(view: View, doors: Doors, homes: Sequence[Home], counts: Sequence[int], kind: str) -> Iterator[Row]:
     """Yield the households' rows, by the number of photos enrolled."""
     for enroll in counts:
         say(f"{kind}: {len(homes)} households of {len(homes[0].people)}, {enroll} photos each")
-        yield from judge(view, factory, homes, enroll).rows(kind, enroll)
+        yield from judge(view, doors, homes, enroll).rows(kind, enroll)
 
 
 def homes_of(album: Album, tested: Set[str], count: int, seed: int) -> Tuple[List[Home], int]:
@@ -401,14 +398,12 @@ _MATES = {
 _STRANGERS = {"strangers_named": "named", "strangers_uncertain": "uncertain"}
 
 
-def judge(
-    view: View, factory: IdentifierFactory, homes: Sequence[Home], enroll: int, others: Optional[View] = None
-) -> Outcome:
+def judge(view: View, doors: Doors, homes: Sequence[Home], enroll: int, others: Optional[View] = None) -> Outcome:
     """Let every household judge its own people and strangers, each photo by itself.
 
     Args:
         view: of the households.
-        factory: makes their identifiers.
+        doors: makes their identifiers.
         homes: households.
         enroll: so many photos of each person.
         others: strangers from elsewhere instead of the album's.
@@ -418,7 +413,7 @@ def judge(
     mates: List[Tuple[int, str, float]] = []
     met: List[Tuple[int, int, str, float]] = []
     for n, home in enumerate(homes):
-        identifier = factory.make(household(view, home, enroll))
+        identifier = doors.make(household(view, home, enroll))
         for photo, k in home.probes:
             verdict, nearest, score = _look(identifier, view, photo)
             right = nearest == home.people[k]
@@ -451,7 +446,7 @@ def _look(identifier: Identifier, view: View, photo: int) -> Tuple[str, Optional
     return match.verdict.value, match.nearest_id, match.similarity
 
 
-def validation(view: View, bench: Bench, homes: Sequence[Home], enroll: int, kind: str) -> Iterator[Row]:
+def validation(view: View, doors: Doors, homes: Sequence[Home], enroll: int, kind: str) -> Iterator[Row]:
     """Yield, by target, the share of real strangers over the threshold that virtual strangers set, by household."""
     people = sorted(set(view.album.people))
     at = {p: i for i, p in enumerate(people)}
@@ -459,10 +454,10 @@ def validation(view: View, bench: Bench, homes: Sequence[Home], enroll: int, kin
     members = [np.array([at[p] for p in home.people]) for home in homes]
     rows = [np.array([i for i in home.strangers if view.usable[i]]) for home in homes]
     for target in TARGETS:
-        factory = bench.factory(kind, target)
+        at_target = doors.at(target)
         over: Dict[float, List[NDArray[np.bool_]]] = {_TAIL: [], 1.0: []}
         for home, shown in zip(homes, rows):
-            identifier = factory.make(household(view, home, enroll))
+            identifier = at_target.make(household(view, home, enroll))
             score = identifier.scores(view.vectors[shown]).max(axis=1)
             level = identifier.calibration.threshold
             over[_TAIL].append(score >= level)
@@ -499,10 +494,10 @@ def _validated(
 
 
 def other_strangers(
-    view: View, others: View, factory: IdentifierFactory, homes: Sequence[Home], enroll: int, kind: str
+    view: View, others: View, doors: Doors, homes: Sequence[Home], enroll: int, kind: str
 ) -> Iterator[Row]:
     """Yield how the households judge strangers from another folder."""
-    for row in judge(view, factory, homes, enroll, others).rows(kind, enroll):
+    for row in judge(view, doors, homes, enroll, others).rows(kind, enroll):
         if row["metric"].startswith("strangers"):
             yield {**row, "metric": f"other_{row['metric']}"}
 
@@ -510,21 +505,21 @@ def other_strangers(
 # --- look-alikes ------------------------------------------------------------------------------------------------------
 
 
-def look_alikes(view: View, factory: IdentifierFactory, tested: Set[str], kind: str, pairs: int) -> Iterator[Row]:
+def look_alikes(view: View, doors: Doors, tested: Set[str], kind: str, pairs: int) -> Iterator[Row]:
     """Yield what households of the two most similar people get: both enrolled, and one at the other's door."""
     photos = {p: [i for i in rows if view.usable[i]] for p, rows in view.album.by_person().items() if p in tested}
     enroll = next((n for n in (_PAIR_ENROLLED, 3, 1) if sum(len(v) > n + 1 for v in photos.values()) > 2), 0)
     rich = [p for p, rows in photos.items() if len(rows) > enroll + 1]
     if not enroll:
         return
-    homes, doors = [], []
+    homes, alone = [], []
     for one, other in nearest_pairs({p: view.vectors[photos[p]] for p in rich}, pairs):
         both = ((one, photos[one]), (other, photos[other]))
         probes = tuple((i, k) for k, (_, rows) in enumerate(both) for i in rows[enroll:])
         homes.append(Home((one, other), tuple(tuple(rows[:enroll]) for _, rows in both), probes, ()))
         for (mine, rows), (_, theirs) in (both, both[::-1]):
-            doors.append(Home((mine,), (tuple(rows[:enroll]),), (), tuple(theirs)))
-    for outcome in (judge(view, factory, homes, enroll), judge(view, factory, doors, enroll)):
+            alone.append(Home((mine,), (tuple(rows[:enroll]),), (), tuple(theirs)))
+    for outcome in (judge(view, doors, homes, enroll), judge(view, doors, alone, enroll)):
         for row in outcome.rows(kind, enroll):
             if row["metric"] not in ("poor", "no_face", "strangers_uncertain"):
                 yield {**row, "metric": f"look_alikes_{row['metric']}", "pairs": len(homes)}
