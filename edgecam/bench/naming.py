@@ -59,6 +59,7 @@ def first_name(lab: Lab) -> Iterator[Row]:
     detail: Dict[str, Any] = {
         "visits": len(visits),
         "unnamed": sum(v.name is None for v in visits),
+        "people": len({v.subject for v in visits}),
         "wrong_name": sum(v.name not in (None, v.subject) for v in visits),
         "frames_dropped_a_visit": float(np.mean([v.dropped for v in visits])),
     }

@@ -102,12 +102,15 @@ def start(lab: Lab) -> Iterator[Row]:
     if not film.exists():
         Scene().write(film, 12.0)
     ready: List[float] = []
+    cpu_s: List[float] = []
     for _ in range(lab.of_extent(2, 5, 9)):
         with Daemon(lab.folder, _arguments(lab, {"door": film})) as daemon:
             ready.append(daemon.ready_s)
+            cpu_s.append(daemon.cpu_s())
     yield Figure(
         "ready", statistics.median(ready), "s", 4.0,
-        detail={"min": min(ready), "max": max(ready), "n": len(ready), "people": len(lab.names)},
+        detail={
+            "min": min(ready), "max": max(ready), "cpu_s": statistics.median(cpu_s), "n": len(ready), "people": len(lab.names)},
     )  # fmt: skip
 
 

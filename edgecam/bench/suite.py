@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, Sequence
 
 from edgecam import __version__
 from edgecam.bench.lab import Extent, Lab, Tell
-from edgecam.bench.motion import motion
+from edgecam.bench.motion import data_folder, motion
 from edgecam.bench.naming import first_name
 from edgecam.bench.peers import peers
 from edgecam.bench.process import resident, start
@@ -76,7 +76,7 @@ def run(extent: Extent, only: Sequence[str], tell: Tell) -> Iterator[Row]:
     if wrong := [name for name in only if name not in PARTS]:
         raise ConfigError(f"bench --only: no part {', '.join(wrong)}; there are: {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="edgecam-bench-") as folder:
-        lab = Lab(Path(folder), extent, tell)
+        lab = Lab(Path(folder), extent, tell, data_folder(os.environ.get("EDGECAM_TEST_DATA")))
         for name, part in PARTS.items():
             if only and name not in only:
                 continue
