@@ -23,11 +23,13 @@ from broker import free_port
 from edgecam.capture.base import make_source
 from edgecam.clock import SystemClock
 from edgecam.config import CameraConfig
-from edgecam.daemon import talk
+from edgecam.daemon import control, talk
 from edgecam.errors import ControlError
 from edgecam.types import Image
 
-WAIT_S = 40.0
+WAIT_S = 60.0
+"""Twenty times what it takes on a machine that has nothing else to do."""
+
 FPS = 10
 
 
@@ -144,8 +146,9 @@ class Box:
         self.manager.close()
 
     def answers(self) -> bool:
+        """Whether the control socket answers within two seconds."""
         with contextlib.suppress(ControlError):
-            return bool(self.status())
+            return bool(list(control.call(talk.socket_path(self.state), {"op": "status"}, 2.0)))
         return False
 
     def __enter__(self) -> Box:
