@@ -29,6 +29,18 @@ _SD_MAX = 0.30
 _GREY_LEVEL = 0.8
 """Noise that every 8-bit picture has, in grey levels."""
 
+_BURNT, _WHITE = float(np.log(235.0 + _DARK)), float(np.log(255.0 + _DARK))
+_BURNT_FOR_S = 60.0
+_AROUND = np.ones((3, 3), np.uint8)
+
+_ROBUST = 1.4826
+"""Standard deviations in a median absolute deviation."""
+
+_EVEN = 0.015
+_STALE = 1.5
+_HURRY = 0.04
+"""Half the cells further off than `_STALE` times noise and `_EVEN`: up to 1/`_HURRY` times faster."""
+
 _SPREAD_LIMIT = 9.0
 """A single frame raises a cell's variance as if it were at most this many variances off."""
 
@@ -67,6 +79,10 @@ class Background:
 
         self._mean: Floats = np.zeros((0, 0), np.float32)
         self._variance: Floats = np.zeros((0, 0), np.float32)
+        self._previous: Floats = np.zeros((0, 0), np.float32)
+        self._burnt_s: NDArray[np.float64] = np.zeros((0, 0))
+        self._noise = 0.02
+        self._stale = 0.0
         self._age_s = 0.0
         self._last_s: Optional[float] = None
         self._settle_from_s = -float("inf")
@@ -89,9 +105,17 @@ class Background:
         difference -= gain
         # The gain itself goes into the model at once: drift is no motion, nor is what follows from it.
         self._mean += gain
-        noise = 1.4826 * float(np.median(np.abs(difference)))
+        # What is burnt out does not follow the gain: it may well be brighter than it should, or no brighter than white.
+        burnt = np.maximum(cells, self._mean) > _BURNT
+        self._burnt_s[cv2.dilate(burnt.astype(np.uint8), _AROUND) > 0] = at_s
+        np.minimum(self._mean, _WHITE, out=self._mean)
+        difference = cells - self._mean
+        difference[(self._burnt_s > at_s - _BURNT_FOR_S) & (difference > 0)] = 0.0
+        self._measure_noise(cells)
+        spread = _ROBUST * float(np.median(np.abs(difference)))
+        self._stale = spread / float(np.hypot(self._noise, _EVEN))
         floor = _GREY_LEVEL * np.exp(-cells)
-        deviation = np.sqrt(self._variance + floor * floor + np.float32(noise * noise + self._boost**2))
+        deviation = np.sqrt(self._variance + floor * floor + np.float32(self._noise**2 + self._boost**2))
         score: Floats = np.abs(difference) / deviation
         self._watch_light(float(np.mean(score > 3.0)), at_s)
         return difference, score
@@ -108,8 +132,10 @@ class Background:
         dt_s = float(np.clip(at_s - (self._last_s if self._last_s is not None else at_s), 0.0, 1.0))
         self._last_s = at_s
         self._age_s += dt_s
-        tau_s = min(_TAU_S, max(_FIRST_TAU_S, self._age_s))
-        tau_changed_s = _TAU_CHANGED_S if self._age_s > 2.0 else tau_s
+        # Most of the picture being off is light (dusk, a cloud), never a visitor: the whole model hurries after it.
+        hurry = float(np.clip((_STALE / self._stale) ** 2, _HURRY, 1.0)) if self._stale > 0 else 1.0
+        tau_s = min(_TAU_S * hurry, max(_FIRST_TAU_S, self._age_s))
+        tau_changed_s = _TAU_CHANGED_S * hurry if self._age_s > 2.0 else tau_s
         follow = np.where(changed, _step(dt_s, tau_changed_s), _step(dt_s, tau_s)).astype(np.float32)
         if self.settling:
             follow = np.full_like(difference, _step(dt_s, _TAU_SETTLE_S))
@@ -132,8 +158,18 @@ class Background:
             self.activity = np.zeros_like(cells)
             self._variance = np.full_like(cells, _SD_START**2)
         self._mean = cells.copy()
+        self._burnt_s = np.full_like(cells, -np.inf, np.float64)
+        self._previous = cells
         self._age_s = 0.0
         self._shares = []
+
+    def _measure_noise(self, cells: Floats) -> None:
+        """Follow the noise, taken from one frame to the next so that light and people do not count as such."""
+        step = cells - self._previous
+        step -= np.median(step)
+        noise = _ROBUST * float(np.median(np.abs(step))) / np.sqrt(2.0)
+        self._noise = min(float(noise), 1.2 * self._noise + 0.001)
+        self._previous = cells
 
     def _watch_light(self, share: float, at_s: float) -> None:
         self._shares = [(t, s) for t, s in self._shares if at_s - _LIGHT_LOOKBACK_S <= t] or self._shares[-1:]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Deque, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -13,12 +14,16 @@ from edgecam.capture.background import Background, shrink, zone_mask
 from edgecam.config import MotionConfig, Polygon
 from edgecam.types import Floats, Frame
 
-_LOW = 2.2
-_HIGH = 4.0
+_LOW = 2.0
+_HIGH = 3.0
 """Standard deviations: a region grows down to the low one and counts by its cells above the high one."""
 
 _LEAST_CHANGE = 0.06
 """Log brightness, about 6 %: less is never motion."""
+
+_SMOOTH_CELLS = 9
+_EDGED = 0.04
+"""Log brightness: light and shadow change a region smoothly, a body does not."""
 
 _SETTLING = 1.5
 """While the light settles, so many times stricter."""
@@ -30,7 +35,11 @@ _ACTIVE_SHARE = 0.12
 _ACTIVE_WEIGHT = 0.12
 """A cell that differs this share of the time (foliage) counts this much."""
 
-_PERSIST_S = 0.2
+_RECENT_S, _EARLIER_S = 0.08, 0.2
+"""A cell counts if it differed in the same sense so long ago: rain, insects and leaves do not stay on a cell."""
+
+_FORGET_S = 0.45
+_PERSIST_S = 0.1
 _LINGER_S = 0.3
 _MAX_BOXES = 16
 
@@ -69,6 +78,7 @@ class MotionGate:
         self._columns = max(16, config.width_px // 2)
         self._background = Background()
         self._mask: NDArray[np.bool_] = np.ones((0, 0), bool)
+        self._past = _Past()
         self._evidence = _Evidence(_PERSIST_S / min(2.0, max(0.5, config.sensitivity)))
         self._opened_s: Optional[float] = None
         self._until_s = 0.0
@@ -98,7 +108,9 @@ class MotionGate:
         strict = (_SETTLING if self._background.settling else 1.0) / self._config.sensitivity**0.5
         big = (np.abs(difference) > _LEAST_CHANGE * strict) & self._mask
         changed = big & (score > _LOW * strict)
-        regions, strong = self._regions(changed, big & (score > _HIGH * strict))
+        signs = (changed * np.sign(difference)).astype(np.int8)
+        sure = big & (score > _HIGH * strict) & _edged(difference, strict) & self._past.agrees(signs, at_s, briefly=self._background.settling)
+        regions, strong = self._regions(changed, sure)
         self._evidence.add(strong, at_s)
         active = self._evidence.enough
         person = self._asked_longer or self._asked_open
@@ -151,7 +163,42 @@ class MotionGate:
         return result
 
 
+def _edged(difference: Floats, strict: float) -> NDArray[np.bool_]:
+    """Return the cells around which the difference varies more than light and shadow make it."""
+    detail = difference - cv2.blur(difference, (_SMOOTH_CELLS, _SMOOTH_CELLS))
+    result: NDArray[np.bool_] = cv2.blur(detail * detail, (5, 5)) > (_EDGED * strict) ** 2
+    return result
+
+
 _NO_BOXES: NDArray[np.int32] = np.zeros((0, 4), np.int32)
+
+
+class _Past:
+    """In which sense each cell differed in the last moments."""
+
+    def __init__(self) -> None:
+        self._maps: Deque[Tuple[float, NDArray[np.int8]]] = deque()
+
+    def agrees(self, signs: NDArray[np.int8], at_s: float, *, briefly: bool) -> NDArray[np.bool_]:
+        """Take the newest map (-1, 0, 1) and return the cells that differed likewise before.
+
+        Args:
+            signs: (rows, columns) of this frame.
+            at_s: its time.
+            briefly: ask for the last moment only (the background is running after the picture).
+        """
+        if self._maps and (self._maps[-1][1].shape != signs.shape or self._maps[-1][0] > at_s):
+            self._maps.clear()
+        while self._maps and self._maps[0][0] < at_s - _FORGET_S:
+            self._maps.popleft()
+        result: NDArray[np.bool_] = signs != 0
+        for ago_s in (_RECENT_S,) if briefly else (_RECENT_S, _EARLIER_S):
+            # The newest that is old enough; a camera of few frames a second has none, and none is asked for.
+            before = next((past for past_s, past in reversed(self._maps) if past_s <= at_s - ago_s + 1e-3), None)
+            if before is not None:
+                result = result & (signs == before)
+        self._maps.append((at_s, signs))
+        return result
 
 
 class _Evidence:
