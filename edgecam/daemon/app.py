@@ -17,6 +17,7 @@ from edgecam import __version__
 from edgecam.alerts.client import AlertClient, Command, PauseCommand, ResumeCommand, RingCommand
 from edgecam.alerts.message import HealthState, RingSource, Topics, health_payload, moment, ring_alert
 from edgecam.alerts.session import Link
+from edgecam.capture.base import make_source
 from edgecam.clock import Clock
 from edgecam.config import Config
 from edgecam.daemon.button import Button
@@ -83,7 +84,7 @@ class Daemon:
     def __init__(self, options: Options, clock: Clock) -> None:
         self._options, self._clock = options, clock
         self._config = options.load()
-        _want_cameras(self._config)
+        _want_cameras(self._config, clock)
         self._began_s = clock.monotonic_s()
         self._notifier = Notifier()
         self._problems, self._beats = Problems(), Beats(clock)
@@ -247,7 +248,8 @@ class Daemon:
                 eye.press()
 
     def _on_turn(self) -> None:
-        """Do what was commanded, in the keeper's thread."""
+        """Do what was commanded and take over what has changed, in the keeper's thread."""
+        self._gallery.refresh()
         while True:
             try:
                 command = self._commands.get_nowait()
@@ -406,7 +408,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             new = self._options.load()
-            _want_cameras(new)
+            _want_cameras(new, self._clock)
             self._change_to(new)
             self._problems.end(BOX, "config_invalid")
         except EdgecamError as err:
@@ -499,6 +501,9 @@ class _Rate:
             self._since_s, self._frames, self._perceived = now_s, frames, perceived
 
 
-def _want_cameras(config: Config) -> None:
+def _want_cameras(config: Config, clock: Clock) -> None:
+    """Raise ConfigError unless there are cameras, each with an address of a known kind."""
     if not config.cameras:
         raise ConfigError("no camera is configured: run `edgecam init`")
+    for camera, section in config.cameras.items():
+        make_source(section, camera, clock)

@@ -35,6 +35,9 @@ _SOMEBODY_S = 1.0
 """Motion as long as this ends in a word even without a face, so from here on the visit is told to the store."""
 
 
+_AWAY = ("camera_starting", "camera_lost", "camera_refused")
+
+
 @dataclass(frozen=True, eq=False)
 class Glance:
     """A frame to be looked at, with what the gate said of it."""
@@ -100,7 +103,6 @@ class Eye:
 
     def start(self) -> None:
         """Begin to watch; the camera itself may be away."""
-        self._shared.problems.begin(self.camera, "camera_starting", "no picture yet", quietly=True)
         self._capture.start()
         self._perceive.start()
 
@@ -147,8 +149,11 @@ class Eye:
         while more and not self._stop.is_set():
             shared.beats.turn(loop)
             if shared.pause.active():
+                for code in _AWAY:
+                    shared.problems.end(self.camera, code, quietly=True)
                 self._stop.wait(_POLL_S)
             else:
+                shared.problems.begin(self.camera, "camera_starting", "no picture yet", quietly=True)
                 more = self._watch(loop)
         self._captured = True
         shared.beats.ended(loop)
@@ -228,7 +233,7 @@ class Eye:
         if "camera_starting" in problems.of(self.camera):
             _LOGGER.info("camera %s: pictures arrive", self.camera)
         problems.end(self.camera, "camera_starting", quietly=True)
-        for code in ("camera_lost", "camera_refused"):
+        for code in _AWAY:
             problems.end(self.camera, code)
 
     def _show_visit(self, *, is_open: bool) -> None:
