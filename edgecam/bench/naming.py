@@ -68,9 +68,12 @@ def first_name(lab: Lab) -> Iterator[Row]:
     for label, share, target in (("median", 0.5, 1.0), ("p95", 0.95, 2.0)):
         value = _rank(delays, share)
         yield Figure(
-            f"first_name_{label}", None if value is None or np.isinf(value) else value, "s", target,
+            f"first_name_{label}",
+            None if value is None or np.isinf(value) else value,
+            "s",
+            target,
             detail={**detail, "without_computing_s": _rank(source, share)},
-        )  # fmt: skip
+        )
 
 
 def _rank(values: List[float], share: float) -> Optional[float]:

@@ -41,12 +41,15 @@ def peers(lab: Lab) -> Iterator[Row]:
             mine, other = repeat(ours[what], times), repeat(theirs, times)
             ratio = float(np.median(other.wall_s) / np.median(mine.wall_s))
             yield Figure(
-                f"{name}_{what}", ratio, "x as fast", detail={
+                f"{name}_{what}",
+                ratio,
+                "x as fast",
+                detail={
                     "ours_ms": float(1e3 * np.median(mine.wall_s)),
                     "theirs_ms": float(1e3 * np.median(other.wall_s)),
                     "theirs": remark,
                 },
-            )  # fmt: skip
+            )
 
 
 def _facenet_pytorch(lab: Lab, image: Image, _crop: FaceCrop) -> Dict[str, Tuple[Work, str]]:

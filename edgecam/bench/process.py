@@ -94,9 +94,12 @@ def start(lab: Lab) -> Iterator[Row]:
     bare_s = _run_s([sys.executable, "-c", ""])
     helps = [_run_s([*COMMAND, "--help"]) for _ in range(lab.of_extent(5, 15, 25))]
     yield Figure(
-        "help", statistics.median(helps), "s", 0.5,
+        "help",
+        statistics.median(helps),
+        "s",
+        0.5,
         detail={"min": min(helps), "max": max(helps), "n": len(helps), "bare_python": bare_s},
-    )  # fmt: skip
+    )
     lab.tell("edgecam run, until READY")
     film = lab.folder / "idle.mp4"
     if not film.exists():
@@ -108,10 +111,18 @@ def start(lab: Lab) -> Iterator[Row]:
             ready.append(daemon.ready_s)
             cpu_s.append(daemon.cpu_s())
     yield Figure(
-        "ready", statistics.median(ready), "s", 4.0,
+        "ready",
+        statistics.median(ready),
+        "s",
+        4.0,
         detail={
-            "min": min(ready), "max": max(ready), "cpu_s": statistics.median(cpu_s), "n": len(ready), "people": len(lab.names)},
-    )  # fmt: skip
+            "min": min(ready),
+            "max": max(ready),
+            "cpu_s": statistics.median(cpu_s),
+            "n": len(ready),
+            "people": len(lab.subjects) + 1,
+        },
+    )
 
 
 def resident(lab: Lab) -> Iterator[Row]:
@@ -130,9 +141,11 @@ def resident(lab: Lab) -> Iterator[Row]:
         time.sleep(seconds)
         share = 100 * (daemon.cpu_s() - before) / (time.monotonic() - began)
         yield Figure(
-            "daemon_idle_share_of_core", share, "% of a core",
+            "daemon_idle_share_of_core",
+            share,
+            "% of a core",
             detail={"what": "whole process, decoding included", "rss_mb": daemon.memory_mb(), "seconds": seconds},
-        )  # fmt: skip
+        )
     busy = lab.folder / "busy.mp4"
     lab.tell("composing a scene with four faces")
     Scene(lab.faces(4)).write(busy, lab.of_extent(10, 20, 20))
@@ -148,7 +161,10 @@ def resident(lab: Lab) -> Iterator[Row]:
         share = 100 * (daemon.cpu_s() - before) / (time.monotonic() - began)
         half = samples[len(samples) // 2 :]
         yield Figure(
-            "rss_peak", daemon.memory_mb("VmHWM"), "MB", 300.0,
+            "rss_peak",
+            daemon.memory_mb("VmHWM"),
+            "MB",
+            300.0,
             detail={
                 "what": "the real daemon, four faces at 720p",
                 "anonymous_mb": daemon.memory_mb("RssAnon"),
@@ -157,7 +173,7 @@ def resident(lab: Lab) -> Iterator[Row]:
                 "cpu_share_of_core": share,
                 "seconds": seconds,
             },
-        )  # fmt: skip
+        )
 
 
 def _arguments(lab: Lab, cameras: Dict[str, Path]) -> List[str]:

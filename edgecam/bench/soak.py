@@ -48,22 +48,33 @@ def memory(lab: Lab) -> Iterator[Row]:
     quarter = len(rows) // 4
     growth = float(np.median(used[-quarter:]) - np.median(used[quarter : 2 * quarter]))
     yield Figure(
-        "memory_growth", growth, "MB", _GROWTH_MB,
+        "memory_growth",
+        growth,
+        "MB",
+        _GROWTH_MB,
         detail={
             "what": "median of the last quarter less that of the second",
-            "footage_min": seconds / 60, "slope_mb_per_h": slope, "ci95": f"{low:.1f}..{high:.1f}",
-            "last_mb": float(used[-1]), "peak_mb": float(used.max()), "visits": rows[-1]["visits"], "n": len(rows),
+            "footage_min": seconds / 60,
+            "slope_mb_per_h": slope,
+            "ci95": f"{low:.1f}..{high:.1f}",
+            "last_mb": float(used[-1]),
+            "peak_mb": float(used.max()),
+            "visits": rows[-1]["visits"],
+            "n": len(rows),
         },
-    )  # fmt: skip
+    )
 
 
 def slope_with_ci(x: Any, y: Any) -> Tuple[float, float, float]:
-    """Return the slope of a straight line through the points and its 95 % interval."""
-    from scipy import stats
+    """Return the slope of a straight line through N > 2 points and its 95 % interval."""
+    import numpy as np
 
-    found = stats.linregress(x, y)
-    reach = float(stats.t.ppf(0.975, len(x) - 2)) * float(found.stderr)
-    return float(found.slope), float(found.slope) - reach, float(found.slope) + reach
+    dx, dy = np.asarray(x, np.float64) - np.mean(x), np.asarray(y, np.float64) - np.mean(y)
+    slope = float(dx @ dy / (dx @ dx))
+    freedom = len(dx) - 2
+    error = float(np.sqrt(np.sum((dy - slope * dx) ** 2) / freedom / (dx @ dx)))
+    reach = error * (1.96 + 2.5 / freedom)  # Student's t for more than about ten points
+    return slope, slope - reach, slope + reach
 
 
 def _measure(state: Path, film: Path, seconds: int) -> Tuple[List[Dict[str, float]], Dict[str, float]]:

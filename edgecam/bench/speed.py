@@ -48,9 +48,12 @@ def idle(lab: Lab) -> Iterator[Row]:
             gate_cpu.append(cpu_s)
     seconds = count / FPS
     yield Figure(
-        "idle_share_of_core", 100 * sum(gate_cpu) / seconds, "% of a core", 5.0,
+        "idle_share_of_core",
+        100 * sum(gate_cpu) / seconds,
+        "% of a core",
+        5.0,
         detail={"what": "gate and pre-roll, 1280x720 at 10 fps", "opened": str(gate.is_open).lower(), "frames": count},
-    )  # fmt: skip
+    )
     film = scene.write(lab.folder / "idle.mp4", 12.0)
     source = ClipSource(film, CameraConfig(url=str(film)), "idle", SystemClock())
     source.open()
@@ -64,9 +67,11 @@ def idle(lab: Lab) -> Iterator[Row]:
     _, cpu_s = timed(decode)
     source.close()
     yield Figure(
-        "decode_share_of_core", 100 * cpu_s / (frames / FPS), "% of a core",
+        "decode_share_of_core",
+        100 * cpu_s / (frames / FPS),
+        "% of a core",
         detail={"what": "MPEG-4, 1280x720 at 10 fps, in software", "ms_per_frame": 1e3 * cpu_s / frames},
-    )  # fmt: skip
+    )
 
 
 def perceived(lab: Lab) -> Iterator[Row]:
@@ -96,7 +101,11 @@ def _perceived(lab: Lab, faces: int, target: float) -> Figure:
     wall, cpu = (np.array(column[_WARM_UP:]) for column in zip(*rows))
     chunks = wall[: len(wall) // _CHUNK * _CHUNK].reshape(-1, _CHUNK).mean(axis=1)
     return Figure(
-        f"perceived_fps_{faces}_face{'s' if faces > 1 else ''}", 1.0 / float(wall.mean()), "frames/s", target, "least",
+        f"perceived_fps_{faces}_face{'s' if faces > 1 else ''}",
+        1.0 / float(wall.mean()),
+        "frames/s",
+        target,
+        "least",
         {
             "threads": lab.config.run.threads,
             "median_ms": float(1e3 * np.median(wall)),
@@ -107,7 +116,7 @@ def _perceived(lab: Lab, faces: int, target: float) -> Figure:
             "words": len(said),
             "frames": len(wall),
         },
-    )  # fmt: skip
+    )
 
 
 def stages(lab: Lab) -> Iterator[Row]:

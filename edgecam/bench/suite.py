@@ -71,7 +71,6 @@ def run(extent: Extent, only: Sequence[str], tell: Tell) -> Iterator[Row]:
 
     Raises:
         ConfigError: there is no such part.
-        EdgecamError: clips, models or the enrolment cannot be had.
     """
     if wrong := [name for name in only if name not in PARTS]:
         raise ConfigError(f"bench --only: no part {', '.join(wrong)}; there are: {', '.join(PARTS)}")
