@@ -126,6 +126,10 @@ class LivenessConfig(Section):
 
     policy: Literal["announce", "sensitive"] = "announce"
     """announce: unproven faces are named; sensitive: only live ones."""
+    passive: bool = True
+    """Anti-spoof nets, if they are installed; without them a photo of somebody is announced by name."""
+    eyes: Literal["net", "dlib", "none"] = "net"
+    """What follows blinks; dlib needs its landmark file, whose licence forbids commercial use."""
 
 
 class QuietHours(Section):
