@@ -35,7 +35,7 @@ stall_after_s = 2.0
 """
 REST = """
 [motion]
-burst_s = 1.0
+burst_s = 2.0
 [alerts]
 host = "127.0.0.1"
 port = {port}
