@@ -189,3 +189,12 @@ def test_the_live_path_does_without_scipy_and_scikit_learn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nobody_is_accepted_from_too_far_whatever_the_virtual_strangers_say() -> None:
+    home, centres = household(2)
+    opposite = faces_of(-unit(centres.sum(axis=0)), 2000, 3)  # strangers unlike any real ones
+    identifier = Identifier(home, [opposite], CONFIG, RUIN)
+    assert min(identifier.calibration.radius.values()) >= 0.38 - 1e-6
+    far = unit(0.3 * centres[0] + unit(np.random.default_rng(2).normal(size=DIM)) * 0.95)
+    assert identifier.match(far[None]).verdict is Verdict.UNKNOWN
