@@ -196,5 +196,9 @@ def test_nobody_is_accepted_from_too_far_whatever_the_virtual_strangers_say() ->
     opposite = faces_of(-unit(centres.sum(axis=0)), 2000, 3)  # strangers unlike any real ones
     identifier = Identifier(home, [opposite], CONFIG, RUIN)
     assert min(identifier.calibration.radius.values()) >= 0.38 - 1e-6
-    far = unit(0.3 * centres[0] + unit(np.random.default_rng(2).normal(size=DIM)) * 0.95)
-    assert identifier.match(far[None]).verdict is Verdict.UNKNOWN
+    mean = unit(home.vectors[home.owner == 0].mean(axis=0))
+    side = np.random.default_rng(2).normal(size=DIM)
+    side = unit(side - (side @ mean) * mean)
+    at_30, at_50 = (unit(c * mean + np.sqrt(1 - c * c) * side)[None] for c in (0.30, 0.50))
+    assert identifier.match(at_30).verdict is Verdict.UNKNOWN
+    assert identifier.match(at_50).verdict is not Verdict.UNKNOWN
