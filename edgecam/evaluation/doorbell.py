@@ -25,7 +25,7 @@ from edgecam.errors import InputError
 from edgecam.evaluation.degrade import degrade
 from edgecam.evaluation.faces import Bench, Doors, columns, encode, open_bench, photos_of, say
 from edgecam.evaluation.head import Head, TuneOptions, load_head, tune
-from edgecam.evaluation.lfw import nearest_pairs
+from edgecam.evaluation.lfw import interval_of, nearest_pairs
 from edgecam.evaluation.strangers import padded
 from edgecam.identify import Household
 from edgecam.metrics import Numbers, bootstrap, threshold_at
@@ -375,7 +375,8 @@ def _rows(tallies: Dict[Tuple[str, str, str], List[Tally]], mode: str, identitie
         ones = np.ones(identities)
         for key in ("fnir", "fpir", "fnir_at_equal_fpir", "misidentified"):
             row[key] = round(statistics[key](ones), 5)
-        intervals = {key: bootstrap(identities, statistics[key]) for key in ("fnir", "fpir", "fnir_at_equal_fpir")}
+        people = {key: len(np.unique((met if key == "fpir" else mate)[:, 0])) for key in statistics}
+        intervals = {key: interval_of(statistics[key], identities, people[key]) for key in statistics}
         row["ci95"] = {key: None if i is None else [round(v, 5) for v in i] for key, i in intervals.items()}
         row.update(encoder=encoder, trials=len(own), equal_fpir=EQUAL_FPIR)
         row["trials_with_false_accept"] = round(float(np.mean([t.met[:, 2].any() for t in own])), 3)
@@ -398,4 +399,5 @@ def _gain(tuned: Rows, plain: Rows, identities: int) -> Dict[str, Any]:
         return _rate(plain, 4, w) - _rate(tuned, 4, w)
 
     interval = bootstrap(identities, gain)
-    return {"value": round(gain(np.ones(identities)), 5), "ci95": None if interval is None else list(interval)}
+    ci95 = None if interval is None else [round(v, 5) for v in interval]
+    return {"value": round(gain(np.ones(identities)), 5), "ci95": ci95}

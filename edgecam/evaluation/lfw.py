@@ -69,6 +69,9 @@ class Options:
     strangers: Optional[Path] = None
     """A folder of other people, to be shown to the households as strangers."""
     seed: int = 0
+    kinds: Tuple[str, ...] = KINDS
+    homes: Optional[int] = None
+    """Households; None: 60, or 200 with `full`."""
 
 
 def run(options: Options) -> Iterator[Row]:
@@ -82,10 +85,11 @@ def run(options: Options) -> Iterator[Row]:
     say(f"{len(album.people)} photos, {len(set(album.people))} people, {len(tested)} of them tested")
     others = _others(options, bench)
     pairs = listed_pairs(options.data / "pairs.txt", album) or made_pairs(album, options.seed)
-    homes, enrolled = homes_of(album, tested, 200 if options.full else 60, options.seed)
+    count = options.homes or (200 if options.full else 60)
+    homes, enrolled = homes_of(album, tested, count, options.seed)
     if not homes:
         say("too few people with several photos for an open set")
-    for kind in KINDS:
+    for kind in options.kinds:
         doors = bench.doors(kind)
         view = album.seen_by(bench, kind, doors)
         yield from verification(view, pairs, tested, kind)
@@ -164,7 +168,7 @@ def _cosine(view: View, a: NDArray[np.int64], b: NDArray[np.int64]) -> Floats:
     out: Floats = np.empty(len(a), np.float32)
     for start in range(0, len(a), _CHUNK):
         part = slice(start, start + _CHUNK)
-        out[part] = np.einsum("nd,nd->n", view.vectors[a[part]], view.vectors[b[part]])
+        out[part] = np.einsum("ij,ij->i", view.vectors[a[part]], view.vectors[b[part]])
     out[~(view.album.found[a] & view.album.found[b])] = -1.0
     return out
 
@@ -383,7 +387,7 @@ class Outcome:
                 measured.append((f"tpir_at_fpir_{rate:.1%}", partial(self.tpir, rate, order=order)))
         for metric, statistic in measured:
             people = np.unique(self.stranger if metric in _STRANGERS else self.mate)
-            interval = _interval(statistic, self.identities, len(people))
+            interval = interval_of(statistic, self.identities, len(people))
             yield _row(metric, kind, statistic(ones), interval, **extra)
 
 
@@ -487,7 +491,7 @@ def _validated(
         f"fpir_at_target_{target:.1%}",
         kind,
         float(joined.mean()),
-        _interval(rate, identities, len(np.unique(owner))),
+        interval_of(rate, identities, len(np.unique(owner))),
         target=target,
     )
     return {**row, "tail_factor": tail, "p10": p10, "median": median, "p90": p90, "households": len(hits)}
@@ -540,7 +544,7 @@ def nearest_pairs(vectors: Dict[str, Floats], count: int) -> List[Tuple[str, str
     return [(people[first[i]], people[second[i]]) for i in order]
 
 
-def _interval(statistic: Callable[[Numbers], float], identities: int, people: int) -> Optional[Tuple[float, float]]:
+def interval_of(statistic: Callable[[Numbers], float], identities: int, people: int) -> Optional[Tuple[float, float]]:
     """Return the bootstrap's interval; what never or always happened gets the exact one of so many people."""
     value = statistic(np.ones(identities))
     if value in (0.0, 1.0):
