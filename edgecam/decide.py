@@ -28,6 +28,11 @@ class Evidence:
     """Why faces were not usable (the commonest reason), empty if all were."""
 
     liveness: Liveness
+    doubt: str = ""
+    """Why it may be a picture although that is not certain; such a face is not named."""
+
+    waiting: bool = False
+    """Liveness is still being looked at: an early name should wait for it."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ def conclude(evidence: Evidence, config: LivenessConfig) -> Outcome:
         return Outcome(Verdict.SPOOF, None, (), similarity, "shown to the camera, not standing before it")
     if match is None:
         return Outcome(Verdict.POOR, None, (), -1.0, evidence.complaint or "no usable face")
-    if match.verdict is Verdict.KNOWN and config.policy == "sensitive" and evidence.liveness is not Liveness.LIVE:
+    unproven = config.policy == "sensitive" and evidence.liveness is not Liveness.LIVE
+    if match.verdict is Verdict.KNOWN and (evidence.doubt or unproven):
         # Not even as a candidate: a photo must not find out whom it would pass for.
-        return Outcome(Verdict.UNCERTAIN, None, (), match.similarity, "not proven to be alive")
+        return Outcome(Verdict.UNCERTAIN, None, (), match.similarity, evidence.doubt or "not proven to be alive")
     return Outcome(match.verdict, match.person_id, match.candidates, match.similarity, match.reason)
 
 
@@ -65,4 +71,4 @@ def may_name(evidence: Evidence, config: LivenessConfig) -> bool:
     name has to pass the stricter threshold and rest on several faces (Wald's sequential test in its simplest form).
     """
     known = conclude(evidence, config).verdict is Verdict.KNOWN
-    return known and evidence.sure and evidence.usable_faces >= NAMED_AFTER_FACES
+    return known and evidence.sure and not evidence.waiting and evidence.usable_faces >= NAMED_AFTER_FACES

@@ -51,7 +51,7 @@ def _replay(args: argparse.Namespace) -> int:
             print(_words(row), flush=True)
 
     started = time.perf_counter()
-    stages = Stages(eyes.detector, eyes.encoder, known.identifier)
+    stages = Stages(eyes.detector, eyes.encoder, known.identifier, eyes.liveness)
     counts = replay(CameraConfig(url=str(args.video)), config, stages, SystemClock(), tell, paced=not args.fast)
     took = time.perf_counter() - started
     summary = {
@@ -86,7 +86,7 @@ def _row(said: Said, known: Any) -> dict[str, Any]:
         "t_named_s": None if d.t_named_s is None else round(d.t_named_s, 3),
         "similarity": round(d.similarity, 4),
         "liveness": d.liveness.value,
-        "blinks": list(d.blinks_s),
+        "blinks": [round(at, 3) for at in d.blinks_s],
         "reason": d.reason,
     }
 

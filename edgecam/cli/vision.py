@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edgecam.detect import Detector
     from edgecam.embed import Encoder
     from edgecam.identify import Identifier
+    from edgecam.liveness import LivenessNets
     from edgecam.pipeline.build import IdentifierFactory
     from edgecam.pipeline.household import Ask
 
@@ -26,6 +27,7 @@ class Eyes(NamedTuple):
     detector: Detector
     encoder: Encoder
     factory: IdentifierFactory
+    liveness: LivenessNets
 
 
 def open_eyes(config: Config) -> Eyes:
@@ -38,11 +40,13 @@ def open_eyes(config: Config) -> Eyes:
     import cv2
 
     from edgecam.nn.registry import ModelRegistry, default_folder
-    from edgecam.pipeline.build import IdentifierFactory, make_stages
+    from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
 
     cv2.setNumThreads(1)
-    detector, encoder = make_stages(config, ModelRegistry(default_folder()))
-    return Eyes(detector, encoder, IdentifierFactory(encoder, config.embed, config.identify))
+    registry = ModelRegistry(default_folder())
+    detector, encoder = make_stages(config, registry)
+    factory = IdentifierFactory(encoder, config.embed, config.identify)
+    return Eyes(detector, encoder, factory, make_liveness(config, registry))
 
 
 class Known(NamedTuple):

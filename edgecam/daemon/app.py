@@ -30,11 +30,11 @@ from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.recorder import Recorder
 from edgecam.daemon.talk import PART, Uploads, socket_path
-from edgecam.daemon.turns import DetectingInTurn, EncodingInTurn
+from edgecam.daemon.turns import DetectingInTurn, EncodingInTurn, liveness_in_turn
 from edgecam.errors import ConfigError, EdgecamError, StoreError
 from edgecam.identify import Household
 from edgecam.nn.registry import ModelRegistry
-from edgecam.pipeline.build import IdentifierFactory, make_stages
+from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
 from edgecam.pipeline.camera import Stages
 from edgecam.pipeline.operations import changes_people, execute, pause_seconds
 from edgecam.pipeline.visits import VisitBook
@@ -144,9 +144,15 @@ class Daemon:
         self._control.start()
         self._notifier.status("loading models")
         detector, encoder = make_stages(config, self._options.registry)
+        alive = make_liveness(config, self._options.registry)
         factory = IdentifierFactory(encoder, config.embed, config.identify)
         nets = threading.Lock()
-        stages = Stages(DetectingInTurn(detector, nets), EncodingInTurn(encoder, nets), factory.make(Household.of([])))
+        stages = Stages(
+            DetectingInTurn(detector, nets),
+            EncodingInTurn(encoder, nets),
+            factory.make(Household.of([])),
+            liveness_in_turn(alive, nets),
+        )
         self._gallery = LiveGallery(self._store, stages, factory)
         self._notifier.status("embedding enrolled faces")
         self._gallery.refresh()

@@ -122,6 +122,19 @@ def _models(subject: Subject) -> Iterator[Finding]:
         yield Finding("models", "ok", f"verified in {subject.models}")
 
 
+def _liveness(subject: Subject) -> Iterator[Finding]:
+    from edgecam.liveness import missing
+    from edgecam.nn.registry import ModelRegistry
+
+    if not subject.config.liveness.passive:
+        yield Finding("liveness", "hint", "liveness.passive is off: a photo of somebody is announced by name")
+    elif absent := missing(ModelRegistry(subject.models)):
+        text = f"{absent}: a photo of somebody is announced by name"
+        yield Finding("liveness", "hint", text, "edgecam models pull, or --mirror DIR with the two files")
+    else:
+        yield Finding("liveness", "ok", "anti-spoof nets are installed; see docs/liveness.md for what beats them")
+
+
 def _providers(subject: Subject) -> Iterator[Finding]:
     import onnxruntime
 
@@ -335,6 +348,7 @@ CHECKS: List[Tuple[str, Check]] = [
     ("state", _state),
     ("key", _key),
     ("models", _models),
+    ("liveness", _liveness),
     ("providers", _providers),
     ("camera", _cameras),
     ("broker", _broker),

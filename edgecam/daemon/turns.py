@@ -7,6 +7,8 @@ from typing import Optional, Sequence
 
 from edgecam.detect import Detector
 from edgecam.embed import Encoder
+from edgecam.liveness import EyeEstimator, LivenessNets, Look
+from edgecam.liveness.eyes import EyeView
 from edgecam.types import FaceCrop, Faces, Floats, Image
 
 
@@ -57,3 +59,29 @@ class EncodingInTurn:
         """See `Encoder`."""
         with self._lock:
             return self._encoder.project(features)
+
+
+def liveness_in_turn(nets: LivenessNets, lock: threading.Lock) -> LivenessNets:
+    """Return the liveness nets behind a lock; see `DetectingInTurn`."""
+    passive = None if nets.passive is None else _LookingInTurn(nets.passive, lock)
+    eyes = None if nets.eyes is None else _EyesInTurn(nets.eyes, lock)
+    return LivenessNets(passive, eyes, nets.lacking)
+
+
+class _LookingInTurn:
+    def __init__(self, look: Look, lock: threading.Lock) -> None:
+        self._look, self._lock = look, lock
+
+    def __call__(self, image: Image, box: Floats) -> float:
+        with self._lock:
+            return self._look(image, box)
+
+
+class _EyesInTurn:
+    def __init__(self, eyes: EyeEstimator, lock: threading.Lock) -> None:
+        self._eyes, self._lock = eyes, lock
+        self.name, self.closed_below, self.least_open = eyes.name, eyes.closed_below, eyes.least_open
+
+    def __call__(self, views: Sequence[EyeView]) -> Floats:
+        with self._lock:
+            return self._eyes(views)

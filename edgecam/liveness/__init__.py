@@ -12,11 +12,11 @@ from edgecam.errors import ModelError
 from edgecam.liveness.eyenet import EyeNet
 from edgecam.liveness.eyes import EyeEstimator
 from edgecam.liveness.follow import LivenessNets, LivenessWatch
-from edgecam.liveness.passive import SCALES, Passive
+from edgecam.liveness.passive import SCALES, Look, Passive
 from edgecam.nn.registry import ModelRegistry, models_dir
 from edgecam.nn.session import Provider, Session, engine_folder
 
-__all__ = ["EYE_NET", "PASSIVE_NETS", "LivenessNets", "LivenessWatch", "make", "missing"]
+__all__ = ["EYE_NET", "PASSIVE_NETS", "EyeEstimator", "LivenessNets", "LivenessWatch", "Look", "make", "missing"]
 
 _LOGGER = logging.getLogger(__name__)
 

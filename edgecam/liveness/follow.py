@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecam.liveness.blink import Blinks, EyeSeries
 from edgecam.liveness.eyes import Area, EyeEstimator, EyeView, cut, view
-from edgecam.liveness.passive import Passive, unfit
+from edgecam.liveness.passive import Look, unfit
 from edgecam.liveness.vote import Standing, Vote
 from edgecam.types import Floats, Frame, Liveness, Quality
 
@@ -26,7 +26,7 @@ _BETWEEN_S: Final = 0.6
 class LivenessNets:
     """What can be asked; either may be missing."""
 
-    passive: Optional[Passive] = None
+    passive: Optional[Look] = None
     eyes: Optional[EyeEstimator] = None
     lacking: str = "no anti-spoof nets were loaded"
     """Why there is no passive net, in words."""

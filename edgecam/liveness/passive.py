@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Final, Mapping, Optional, Protocol, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,10 @@ _LEAST_PX: Final = 50.0
 _DARK: Final = 60.0
 """A darker face (median) is brought to this brightness: in the dark a replay scores higher, a person in noise lower."""
 _GAIN_MAX: Final = 8.0
+
+
+Look = Callable[[Image, Floats], float]
+"""Picture and (4,) box -> 0..1, high for a living face."""
 
 
 class Net(Protocol):

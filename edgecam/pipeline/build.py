@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-from edgecam import detect
+from edgecam import detect, liveness
 from edgecam import embed as encoders
 from edgecam.config import Config, EmbedConfig, IdentifyConfig
 from edgecam.detect import Detector
 from edgecam.embed import Encoder, FaceNet
 from edgecam.errors import ConfigError
 from edgecam.identify import Household, Identifier, Recognizability, StrangerModel, load_strangers
+from edgecam.liveness import LivenessNets
 from edgecam.nn.registry import ModelRegistry, models_dir
 from edgecam.types import Floats
 
@@ -31,6 +32,15 @@ def make_stages(config: Config, registry: ModelRegistry) -> Tuple[Detector, Enco
         detect.make(config.detect, registry, threads, providers),
         encoders.make(config.embed, registry, threads, providers),
     )
+
+
+def make_liveness(config: Config, registry: ModelRegistry) -> LivenessNets:
+    """Load what tells a person from a picture; anti-spoof nets that are absent are left out, and said to be.
+
+    Raises:
+        ModelError: a net is altered or cannot be run.
+    """
+    return liveness.make(config.liveness, registry, config.run.threads, config.run.providers)
 
 
 def strangers_of(config: EmbedConfig) -> StrangerModel:

@@ -1,8 +1,8 @@
-"""One camera's path, top to bottom: motion, faces, tracks, quality, vectors, a word to the house."""
+"""One camera's path, top to bottom: motion, faces, tracks, quality, liveness, vectors, a word to the house."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgecam.decide import Evidence, Outcome, conclude, may_name
 from edgecam.detect import Detector
 from edgecam.embed import Encoder, embed
 from edgecam.identify import Identifier
+from edgecam.liveness import LivenessNets, LivenessWatch
 from edgecam.pipeline.track import Look, TrackRecord
 from edgecam.pipeline.visits import Visit, VisitBook
 from edgecam.store import new_ulid
@@ -36,6 +37,7 @@ class Stages:
     detector: Detector
     encoder: Encoder
     identifier: Identifier
+    liveness: LivenessNets = field(default_factory=LivenessNets)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class CameraPath:
         self._stages, self._visits, self._clock, self._sink = stages, visits, clock, sink
         self._tracker = Tracker(config.track)
         self._records: Dict[int, TrackRecord] = {}
+        self._alive = LivenessWatch(stages.liveness)
         self.visit: Optional[Visit] = None
         self._last_full_s = -1e9
         self._last_motion_s: Optional[float] = None
@@ -89,6 +92,10 @@ class CameraPath:
             self.visit = self._visits.join(self._place, self._camera, self._clock.wall_s())
             self._last_full_s, self._last_motion_s = -1e9, None
         return self.visit
+
+    def glimpse(self, frame: Frame) -> None:
+        """Follow the eyes of tracked faces through a frame whether it will be perceived or not; from any one thread."""
+        self._alive.glimpse(frame)
 
     def perceive(self, frame: Frame, moving: Optional[Floats] = None, *, active: bool = True) -> int:
         """Look at one frame of an open visit.
@@ -112,9 +119,13 @@ class CameraPath:
         for track_id, box, landmarks in zip(tracks.ids, tracks.faces.boxes, tracks.faces.landmarks):
             record = self._record(int(track_id), visit, frame.captured_at_s)
             crop = align.make_crop(frame.image, box, landmarks)
-            if record.add(crop, quality.assess(crop, self._quality), frame.captured_at_s):
+            rated = quality.assess(crop, self._quality)
+            self._alive.see(frame, record.track_id, box, landmarks, rated)
+            if record.add(crop, rated, frame.captured_at_s) and not self._alive.is_spoof(record.track_id):
                 fresh.append(record.looks[-1])
+            if rated.ok:
                 touched.append(record)
+        self._alive.watch(tracks.ids.tolist())
         self._embed(fresh)
         for record in touched:
             self._name(record, visit, frame.captured_at_s)
@@ -122,6 +133,7 @@ class CameraPath:
             self._end(track_id, visit)
         for track_id in tracks.still:
             # A poster is nobody: it gets no decision, and only explains a visit in which there was nothing else.
+            self._alive.forget(track_id)
             if self._records.pop(track_id, None) is not None:
                 visit.complaint = still.REASON
         return len(tracks.ids)
@@ -135,6 +147,7 @@ class CameraPath:
         for track_id in sorted(self._records):
             self._end(track_id, visit, last_chance=alone)
         self._tracker.reset()
+        self._alive.reset()
         if not self._visits.leave(visit, self._camera):
             return None
         if not visit.decisions and (visit.faces_seen or visit.motion_s >= _NO_FACE_MOTION_S):
@@ -161,7 +174,9 @@ class CameraPath:
 
     def _record(self, track_id: int, visit: Visit, at_s: float) -> TrackRecord:
         if track_id not in self._records:
-            self._records[track_id] = TrackRecord(self._visits.number(visit), at_s, self._quality.best_k)
+            self._records[track_id] = TrackRecord(
+                self._visits.number(visit), at_s, self._quality.best_k, track_id=track_id
+            )
         return self._records[track_id]
 
     def _embed(self, looks: List[Look]) -> None:
@@ -177,8 +192,10 @@ class CameraPath:
         identifier = self._stages.identifier
         match = identifier.match(vectors, weights) if len(vectors) else None
         sure = match is not None and identifier.sure(match)
-        # Liveness joins here (its own issue); until then nothing is claimed about it.
-        return Evidence(match, sure, len(vectors), record.seen, record.complaint, Liveness.UNPROVEN)
+        alive = self._alive.standing(record.track_id)
+        return Evidence(
+            match, sure, len(vectors), record.seen, record.complaint, alive.verdict, alive.doubt, alive.waiting
+        )
 
     def _name(self, record: TrackRecord, visit: Visit, at_s: float) -> None:
         """Announce a name as soon as the evidence suffices, once a track."""
@@ -194,18 +211,22 @@ class CameraPath:
         record = self._records.pop(track_id, None)
         if record is None:
             return
-        self._embed(record.waiting)
+        if not self._alive.is_spoof(track_id):
+            self._embed(record.waiting)
         evidence = self._judge(record)
         visit.complaint = record.complaint or visit.complaint
         glimpse = record.seen < _GLIMPSE_FACES and record.last_s - record.first_s < _GLIMPSE_S
         if glimpse and not (last_chance and evidence.match is not None):
+            self._alive.forget(track_id)
             return
         outcome = conclude(evidence, self._liveness)
         changed = record.named is not None and outcome.person_id != record.named
         self._say(visit, record, outcome, Phase.CORRECTED if changed else Phase.FINAL)
+        self._alive.forget(track_id)
 
     def _say(self, visit: Visit, record: Optional[TrackRecord], outcome: Outcome, phase: Phase) -> None:
         visit.decisions += 1
+        alive = self._alive.standing(record.track_id) if record else None
         decision = Decision(
             id=new_ulid(self._clock.wall_s()),
             visit=visit.id,
@@ -215,8 +236,8 @@ class CameraPath:
             person_id=outcome.person_id,
             candidates=outcome.candidates,
             similarity=outcome.similarity,
-            liveness=Liveness.UNPROVEN,
-            reason=outcome.reason,
+            liveness=alive.verdict if alive else Liveness.UNPROVEN,
+            reason=outcome.reason or (alive.note if alive else ""),
             camera=self._camera,
             place=self._place,
             model=self._stages.encoder.version,
@@ -224,5 +245,6 @@ class CameraPath:
             t_named_s=record.named_s if record else None,
             wall_s=self._clock.wall_s(),
             clock_trusted=self._clock.wall_trusted(),
+            blinks_s=self._alive.blinks(record.track_id).blinks_s if record else (),
         )
         self._sink(Said(decision, record.picture if record else None))

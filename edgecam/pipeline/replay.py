@@ -51,6 +51,7 @@ def replay(
             if counts.frames == 1:
                 gate.trigger()
             motion = gate(frame)
+            path.glimpse(frame)
             if motion.closed and path.close() is not None:
                 counts.visits += 1
             since = frame.captured_at_s - looked_s

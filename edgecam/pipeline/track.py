@@ -49,6 +49,8 @@ class TrackRecord:
     named: Optional[str] = None
     """Person id announced early."""
     named_s: Optional[float] = None
+    track_id: int = 0
+    """The tracker's."""
     _embedded_s: float = -1e9
 
     def add(self, crop: FaceCrop, quality: Quality, at_s: float) -> bool:
