@@ -1,4 +1,4 @@
-"""`edgecam eval`: the tables of docs/recognition.md, on a folder of people."""
+"""`edgecam eval`: the tables of docs/recognition.md and docs/liveness.md."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _DATA = "one folder of photos a person"
 
 
 def add_parser(sub: Sub) -> None:
-    """Add `eval lfw / doorbell`."""
-    parser = sub.add_parser("eval", help="measure recognition on a folder of people")
+    """Add `eval lfw / doorbell / pad / blink`."""
+    parser = sub.add_parser("eval", help="measure recognition and liveness on your own data")
     names = parser.add_subparsers(dest="evaluation", metavar="NAME", required=True)
     lfw = names.add_parser("lfw", help="verification, households against strangers, look-alikes, virtual strangers")
     lfw.add_argument(
@@ -26,6 +26,7 @@ def add_parser(sub: Sub) -> None:
     lfw.add_argument("--strangers", type=Path, metavar="DIR", help="people to be shown as strangers besides")
     doorbell = names.add_parser("doorbell", help="the report's three approaches and the product, two known people")
     doorbell.add_argument("--strength", type=float, default=1.0, help="of the degradation, 1 as in the protocol")
+    _add_liveness(names)
     for one, func in ((lfw, _lfw), (doorbell, _doorbell)):
         one.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
         one.add_argument("--full", action="store_true", help="the whole grid; the default takes under ten minutes")
@@ -34,6 +35,41 @@ def add_parser(sub: Sub) -> None:
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
         one.set_defaults(func=func)
+
+
+def _add_liveness(names: Sub) -> None:
+    pad = names.add_parser("pad", help="pictures and screens held to the camera, counted by clip and condition")
+    blink = names.add_parser("blink", help="blinks in clips and synthetic traces, eye state by frame")
+    blink.add_argument(
+        "--dlib", action="store_true", help="measure dlib's landmarks, too (their licence: see the card)"
+    )
+    pad_data = "clips NAME_real.* / NAME_fake.*, or pictures in real/ and fake/"
+    blink_data = "clips, and GROUND_TRUTH.csv where blinks were counted"
+    for one, func, data in ((pad, _pad, pad_data), (blink, _blink, blink_data)):
+        one.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+        one.add_argument("--full", action="store_true", help="whole clips, all conditions; takes many times as long")
+        one.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+        one.set_defaults(func=func)
+
+
+def _pad(args: argparse.Namespace) -> int:
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    from edgecam.evaluation import pad
+
+    first = ("source", "species", "condition", "attacks", "accepted", "bona_fide", "rejected", "no_answer")
+    return _print(pad.run(pad.Options(args.data, args.full)), first, as_json=args.json)
+
+
+def _blink(args: argparse.Namespace) -> int:
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    from edgecam.evaluation import blink
+
+    options = blink.Options(args.data, args.full, ("net", "dlib") if args.dlib else ("net",))
+    return _print(blink.run(options), ("clip", "condition", "precision", "recall", "events"), as_json=args.json)
 
 
 def _lfw(args: argparse.Namespace) -> int:
