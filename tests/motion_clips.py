@@ -126,8 +126,8 @@ def _blue_screen(data: Path) -> List[Floats]:
         blue, green, red = (image[:, :, i].astype(np.int16) for i in range(3))
         person = ((blue - np.maximum(green, red)) < 60).astype(np.float32)
         person = cv2.GaussianBlur(person, (0, 0), 1.5)
-        people.append(np.dstack([image.astype(np.float32), person])[40:, 80:])
-    return people
+        people.append(np.dstack([image.astype(np.float32), person]))
+    return _trimmed(people)
 
 
 def _before_a_wall(path: Path, start_s: float) -> List[Floats]:
@@ -136,7 +136,14 @@ def _before_a_wall(path: Path, start_s: float) -> List[Floats]:
     mask = np.zeros(images[0].shape[:2], np.uint8)
     cv2.grabCut(images[0], mask, (15, 30, 120, 230), np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_RECT)
     person = cv2.GaussianBlur(((mask == 1) | (mask == 3)).astype(np.float32), (0, 0), 1.5)
-    return [np.dstack([image.astype(np.float32), person])[30:] for image in images]
+    return _trimmed([np.dstack([image.astype(np.float32), person]) for image in images])
+
+
+def _trimmed(people: List[Floats]) -> List[Floats]:
+    """Cut all to the box that the person fills, so that a height is the person's."""
+    seen = people[0][:, :, 3] > 0.5
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    return [person[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for person in people]
 
 
 # Conditions: the picture, the time and random numbers in, the picture as the camera gives it out.
@@ -319,7 +326,8 @@ def walks(half: str, seconds: float, seed: int) -> List[Walk]:
     for number, from_s in enumerate(start for start in starts if start < seconds - 6):
         kind = (number + seed // 100) % 4
         length_s = (5.0, 1.5, 4.0, 2.5)[kind]
-        height = float(rng.uniform(*((0.55, 0.9), (0.5, 0.8), (0.3, 0.4), (0.5, 0.7))[kind]))
+        # The far ones have faces of some 40 to 60 pixels in 720p.
+        height = float(rng.uniform(*((0.55, 0.9), (0.5, 0.8), (0.2, 0.3), (0.5, 0.7))[kind]))
         found.append(Walk(from_s, from_s + length_s, height, (1.0, 1.0, 1.0, 0.45)[kind], kind == 0, bool(number % 2)))
     return found
 

@@ -31,13 +31,17 @@ _SETTLING = 1.5
 _CELLS = 6.0
 """Quiet cells above the high threshold that make a region motion (at 80 cells a row)."""
 
-_ACTIVE_SHARE = 0.12
+_ACTIVE_SHARE = 0.06
 _ACTIVE_WEIGHT = 0.12
-"""A cell that differs this share of the time (foliage) counts this much."""
+"""A cell that differs this share of the time (foliage) counts this much ..."""
 
-_RECENT_S, _EARLIER_S = 0.08, 0.2
-"""A cell counts if it differed in the same sense so long ago: rain, insects and leaves do not stay on a cell."""
+_ACTIVE_PACE = 0.3
+"""... and what moves only among such cells must do so longer."""
 
+_NEAR = ((0.08, np.ones((5, 5), np.uint8)), (0.2, np.ones((9, 9), np.uint8)))
+"""So many seconds ago something must have been so near: insects and drops come out of nothing."""
+
+_SOLID = np.ones((2, 2), np.uint8)
 _FORGET_S = 0.45
 _PERSIST_S = 0.1
 _LINGER_S = 0.3
@@ -108,10 +112,11 @@ class MotionGate:
         strict = (_SETTLING if self._background.settling else 1.0) / self._config.sensitivity**0.5
         big = (np.abs(difference) > _LEAST_CHANGE * strict) & self._mask
         changed = big & (score > _LOW * strict)
-        signs = (changed * np.sign(difference)).astype(np.int8)
-        sure = big & (score > _HIGH * strict) & _edged(difference, strict) & self._past.agrees(signs, at_s, briefly=self._background.settling)
-        regions, strong = self._regions(changed, sure)
-        self._evidence.add(strong, at_s)
+        # Streaks of rain and edges of leaves are a cell wide.
+        solid = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_OPEN, _SOLID)
+        sure = (score > _HIGH * strict) & _edged(difference, strict) & self._past.near(solid, at_s)
+        regions, strong, busy = self._regions(solid, sure)
+        self._evidence.add(strong, at_s, 1.0 - (1.0 - _ACTIVE_PACE) * busy)
         active = self._evidence.enough
         person = self._asked_longer or self._asked_open
         self._background.learn(difference, changed, at_s, person=person)
@@ -120,22 +125,28 @@ class MotionGate:
         return Motion(active, float(np.mean(changed)), boxes, opened, closed)
 
     def _regions(
-        self, changed: NDArray[np.bool_], sure: NDArray[np.bool_]
-    ) -> Tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return connected regions and those that count as motion, (N, 4) x, y, w, h in cells."""
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(changed.astype(np.uint8), connectivity=8)
+        self, solid: NDArray[np.uint8], sure: NDArray[np.bool_]
+    ) -> Tuple[NDArray[np.int32], NDArray[np.int32], float]:
+        """Return connected regions, those that count as motion, and how busy (0..1) the quietest of these is.
+
+        Regions are (N, 4) x, y, w, h in cells.
+        """
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
         if count == 1:
-            return _NO_BOXES, _NO_BOXES
+            return _NO_BOXES, _NO_BOXES, 0.0
         busy = np.clip(self._background.activity / _ACTIVE_SHARE, 0.0, 1.0)
         weight = np.where(sure, 1.0 - (1.0 - _ACTIVE_WEIGHT) * busy, 0.0)
         points = np.bincount(labels.ravel(), weight.ravel(), count)[1:]
+        cells = np.bincount(labels.ravel(), sure.ravel(), count)[1:]
         stats = stats[1:]
         # A larger search picture has more cells for the same person.
         need = _CELLS * (self._columns / 80.0) ** 2 / self._config.sensitivity
         order = np.argsort(-stats[:, cv2.CC_STAT_AREA], kind="stable")
         boxes = stats[order, :4].astype(np.int32)
-        points, areas = points[order], stats[order, cv2.CC_STAT_AREA]
-        return boxes[areas >= need / 2][:_MAX_BOXES], boxes[points >= need]
+        points, cells, areas = points[order], cells[order], stats[order, cv2.CC_STAT_AREA]
+        strong = points >= need
+        busiest = 1.0 - float(np.max(points[strong] / cells[strong], initial=0.0))
+        return boxes[areas >= need / 2][:_MAX_BOXES], boxes[strong], busiest
 
     def _advance(self, at_s: float, *, active: bool) -> Tuple[bool, bool]:
         asked_open, asked_longer = self._asked_open, self._asked_longer
@@ -174,30 +185,29 @@ _NO_BOXES: NDArray[np.int32] = np.zeros((0, 4), np.int32)
 
 
 class _Past:
-    """In which sense each cell differed in the last moments."""
+    """Where something was in the last moments."""
 
     def __init__(self) -> None:
-        self._maps: Deque[Tuple[float, NDArray[np.int8]]] = deque()
+        self._maps: Deque[Tuple[float, NDArray[np.uint8]]] = deque()
 
-    def agrees(self, signs: NDArray[np.int8], at_s: float, *, briefly: bool) -> NDArray[np.bool_]:
-        """Take the newest map (-1, 0, 1) and return the cells that differed likewise before.
+    def near(self, solid: NDArray[np.uint8], at_s: float) -> NDArray[np.bool_]:
+        """Take the newest map (0, 1) and return its cells near which something was all the time.
 
         Args:
-            signs: (rows, columns) of this frame.
+            solid: (rows, columns) of this frame.
             at_s: its time.
-            briefly: ask for the last moment only (the background is running after the picture).
         """
-        if self._maps and (self._maps[-1][1].shape != signs.shape or self._maps[-1][0] > at_s):
+        if self._maps and (self._maps[-1][1].shape != solid.shape or self._maps[-1][0] > at_s):
             self._maps.clear()
         while self._maps and self._maps[0][0] < at_s - _FORGET_S:
             self._maps.popleft()
-        result: NDArray[np.bool_] = signs != 0
-        for ago_s in (_RECENT_S,) if briefly else (_RECENT_S, _EARLIER_S):
+        result: NDArray[np.bool_] = solid > 0
+        for ago_s, reach in _NEAR:
             # The newest that is old enough; a camera of few frames a second has none, and none is asked for.
             before = next((past for past_s, past in reversed(self._maps) if past_s <= at_s - ago_s + 1e-3), None)
             if before is not None:
-                result = result & (signs == before)
-        self._maps.append((at_s, signs))
+                result = result & (cv2.dilate(before, reach) > 0)
+        self._maps.append((at_s, solid))
         return result
 
 
@@ -219,13 +229,13 @@ class _Evidence:
     def enough(self) -> bool:
         return self._seen_s >= self._need_s - 1e-6
 
-    def add(self, boxes: NDArray[np.int32], at_s: float) -> None:
-        """Take the regions of a frame."""
+    def add(self, boxes: NDArray[np.int32], at_s: float, pace: float) -> None:
+        """Take the regions of a frame; each second counts `pace`."""
         dt_s = float(np.clip(at_s - self._last_s, 0.0, 1.0)) if self._last_s is not None else 0.0
         self._last_s = at_s
         fresh = at_s - self._boxes_s <= max(_LINGER_S, 1.5 * dt_s)
         if len(boxes) and fresh and _touch(self._boxes, boxes):
-            self._seen_s = min(self._seen_s + dt_s, self._need_s + _LINGER_S)
+            self._seen_s = min(self._seen_s + pace * dt_s, self._need_s + _LINGER_S)
         elif not len(boxes) or not fresh:
             self._seen_s = max(0.0, self._seen_s - dt_s)
         if len(boxes):
