@@ -197,8 +197,8 @@ def test_nobody_is_accepted_from_too_far_whatever_the_virtual_strangers_say() ->
     identifier = Identifier(home, [opposite], CONFIG, RUIN)
     assert min(identifier.calibration.radius.values()) >= 0.38 - 1e-6
     mean = unit(home.vectors[home.owner == 0].mean(axis=0))
-    side = np.random.default_rng(2).normal(size=DIM)
-    side = unit(side - (side @ mean) * mean)
+    random = np.random.default_rng(2).normal(size=DIM)
+    side = unit(random - (random @ mean) * mean)
     at_30, at_50 = (unit(c * mean + np.sqrt(1 - c * c) * side)[None] for c in (0.30, 0.50))
     assert identifier.match(at_30).verdict is Verdict.UNKNOWN
     assert identifier.match(at_50).verdict is not Verdict.UNKNOWN
