@@ -35,6 +35,8 @@ _SOMEBODY_S = 1.0
 """Motion as long as this ends in a word even without a face, so from here on the visit is told to the store."""
 
 
+_EARLY, _EARLY_STEP = 3, 2
+"""Of the pre-roll (5 a second) every second frame, the last three: each costs a full search while somebody waits."""
 _AWAY = ("camera_starting", "camera_lost", "camera_refused")
 
 
@@ -222,8 +224,10 @@ class Eye:
             self._show_visit(is_open=False)
         if motion.opened:
             self._show_visit(is_open=True)
-            self._slot.keep([Glance(early, None, active=False) for early in ring.take(frame.captured_at_s)])
+            early = ring.take(frame.captured_at_s)[::-_EARLY_STEP][:_EARLY][::-1]
+            self._slot.keep([Glance(before, None, active=False) for before in early])
         if gate.is_open:
+            self._path.glimpse(frame)
             self._slot.put(Glance(frame, motion.boxes, motion.active))
         else:
             ring.add(frame)

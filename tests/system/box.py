@@ -186,12 +186,20 @@ class Door:
     def url(self) -> str:
         return f"http://ann:s3cret@127.0.0.1:{self.port}/stream.mjpg"
 
-    def picture(self, face: Image, size: int = 600) -> bytes:
-        """Return a picture with somebody in it."""
+    def picture(self, face: Image) -> bytes:
+        """Return a picture with somebody in it; their surroundings fade into the door's, without an edge.
+
+        A pasted rectangle would be a picture shown to the camera, and be told as that.
+        """
         frame = self._noisy(self._empty)
-        width = int(face.shape[1] * size / face.shape[0])
-        left = (1280 - width) // 2
-        frame[60 : 60 + size, left : left + width] = cv2.resize(face, (width, size))
+        width = int(face.shape[1] * 720 / face.shape[0])
+        side = min(300, (1280 - width) // 2)
+        near = cv2.resize(face, (width, 720), interpolation=cv2.INTER_AREA)
+        wide = cv2.copyMakeBorder(near, 0, 0, side, side, cv2.BORDER_REPLICATE)
+        share = np.minimum(1.0, np.concatenate([np.arange(side), np.full(width, side), np.arange(side)[::-1]]) / side)
+        left = (1280 - wide.shape[1]) // 2
+        there = frame[:, left : left + wide.shape[1]]
+        there[:] = (wide * share[:, None] + there * (1.0 - share[:, None])).astype(np.uint8)
         return _jpeg(frame)
 
     def visit(self, clip: Path, start_s: float, end_s: float) -> int:

@@ -56,8 +56,8 @@ def face(seed: int, *, embedded: bool = True) -> Dict[str, Any]:
 def visit(store: Store, verdict: Verdict = Verdict.UNKNOWN) -> Tuple[str, Decision]:
     visit_id = new_ulid(1.8e9)
     decision = Decision(
-        new_ulid(1.8e9), visit_id, 1, verdict, Phase.FINAL, None, (), 0.2, Liveness.UNPROVEN, "", "front", "door", MODEL,
-        0.0, None, SystemClock().wall_s(), clock_trusted=True,
+        new_ulid(1.8e9), visit_id, 1, verdict, Phase.FINAL, None, (), 0.2, Liveness.UNPROVEN, "", "front", "door",
+        MODEL, 0.0, None, SystemClock().wall_s(), clock_trusted=True,
     )  # fmt: skip
     store.record(decision)
     store.add_visit_picture(visit_id, 1, crop(9), quality=0.7)
