@@ -322,7 +322,7 @@ def walks(half: str, seconds: float, seed: int) -> List[Walk]:
     rng = np.random.default_rng(seed)
     found: List[Walk] = []
     # 12 s and 24 s are where `light` switches the ceiling, 10 s where `infrared` swings.
-    starts = [9.6, 20.0, 30.0, 41.7, 52.0] if half == "dev" else [11.7, 19.8, 29.6, 40.0, 50.0]
+    starts = [9.6, 20.0, 30.0, 40.2, 50.1] if half == "dev" else [11.7, 19.8, 29.6, 40.0, 50.0]
     for number, from_s in enumerate(start for start in starts if start < seconds - 6):
         kind = (number + seed // 100) % 4
         length_s = (5.0, 1.5, 4.0, 2.5)[kind]
