@@ -10,7 +10,7 @@ from edgecam.align import facenet_input
 from edgecam.nn.session import Session
 from edgecam.types import FaceCrop, Floats
 
-_BATCH = 8
+_BATCH = 2
 """More at once only costs memory on a CPU."""
 
 

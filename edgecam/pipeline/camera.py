@@ -24,8 +24,8 @@ from edgecam.types import Decision, FaceCrop, Floats, Frame, Liveness, Phase, Ve
 _GLIMPSE_S = 0.4
 _GLIMPSE_FACES = 3
 """A track shorter than both is a glimpse: alone in a visit it counts, beside others it is dropped as noise."""
-_REGION_PAD = 0.6
-"""Tracked faces are searched for in their predicted box plus this share of it on every side."""
+_REGION_PAD = 0.1
+"""Tracked faces are searched for in their predicted box and this share of it around; the detector adds its own."""
 _NO_FACE_MOTION_S = 1.0
 """Motion shorter than this with no face is a passing shadow, not somebody."""
 
