@@ -74,7 +74,8 @@ class Outcome:
     """What the client heard while somebody was there."""
 
     said: List[Dict[str, Any]] = field(default_factory=list)
-    visits: Set[str] = field(default_factory=set)
+    tracks: Set[Tuple[str, int]] = field(default_factory=set)
+    """Visit and track of what was said; two visitors may share a visit, never a track."""
     first_s: Optional[float] = None
     """Seconds from the moment they came into the picture to the first word."""
 
@@ -265,14 +266,15 @@ def _take(
     if event is None:
         return
     at_s = heard.at_s - (heard.at_s if began_s is None else began_s)
-    index = next((i for i, outcome in enumerate(outcomes) if event["visit"] in outcome.visits), None)
+    track = (event["visit"], event["track"])
+    index = next((i for i, outcome in enumerate(outcomes) if track in outcome.tracks), None)
     if index is None:
         # A last word on somebody comes after they have gone, and cannot be about who has just come.
         by_s = at_s - (0.0 if event["phase"] == "named" else _LAST_WORD_AFTER_S)
         index = max((i for i, one in enumerate(shown) if one.visitor.from_s <= by_s), default=0)
     since_s = at_s - shown[index].visitor.from_s
     outcome = outcomes[index]
-    outcome.visits.add(event["visit"])
+    outcome.tracks.add(track)
     outcome.said.append(event)
     if outcome.first_s is None:
         outcome.first_s = since_s
