@@ -83,12 +83,17 @@ def cut(image: Image, box: Floats) -> Optional[Area]:
     x1, y1 = min(width, int(x + w * (1 + _AREA_PAD)) + 1), min(height, int(y + h * (1 + _AREA_PAD)) + 1)
     if x1 - x0 < 2 or y1 - y0 < 2:
         return None
-    part = image[y0:y1, x0:x1]
-    scale = min(1.0, _AREA_PX / max(part.shape[:2]))
+    grey: Image = cv2.cvtColor(image[y0:y1, x0:x1], cv2.COLOR_BGR2GRAY)
+    halvings, longer = 0, max(grey.shape)
+    while longer > 2 * _AREA_PX and min(grey.shape) > 1:
+        # Means over 2x2 and a linear step are five times as fast as any other mean.
+        height, width = grey.shape[0] // 2, grey.shape[1] // 2
+        grey = cv2.resize(grey[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        halvings, longer = halvings + 1, longer // 2
+    scale = min(1.0, _AREA_PX / max(grey.shape))
     if scale < 1.0:
-        part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    grey: Image = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY)
-    return Area(grey, np.array([x0, y0], np.float32), scale)
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return Area(grey, np.array([x0, y0], np.float32), scale * 0.5**halvings)
 
 
 def view(area: Area, box: Floats, landmarks: Floats) -> Optional[EyeView]:
