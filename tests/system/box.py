@@ -31,6 +31,8 @@ WAIT_S = 60.0
 """Twenty times what it takes on a machine that has nothing else to do."""
 
 FPS = 10
+_FADE = 300
+"""Pixels over which the surroundings of a visitor become the door's."""
 
 
 def until(true: Callable[[], object], what: str, within_s: float = WAIT_S) -> Any:
@@ -172,7 +174,8 @@ class Door:
         small = rng.integers(90, 150, (18, 32, 3), dtype=np.uint8)
         self._empty = np.asarray(cv2.resize(small, (1280, 720), interpolation=cv2.INTER_CUBIC), np.uint8)
         self._rng = rng
-        self._quiet = [_jpeg(self._noisy(self._empty)) for _ in range(5)]
+        self._noisies = [self._noisy(self._empty) for _ in range(5)]
+        self._quiet = [_jpeg(image) for image in self._noisies]
         self._coming: List[bytes] = []
         self._lock = threading.Lock()
         self._server: Optional[http.server.ThreadingHTTPServer] = None
@@ -191,16 +194,13 @@ class Door:
 
         A pasted rectangle would be a picture shown to the camera, and be told as that.
         """
-        frame = self._noisy(self._empty)
         width = int(face.shape[1] * 720 / face.shape[0])
-        side = min(300, (1280 - width) // 2)
-        near = cv2.resize(face, (width, 720), interpolation=cv2.INTER_AREA)
-        wide = cv2.copyMakeBorder(near, 0, 0, side, side, cv2.BORDER_REPLICATE)
-        share = np.minimum(1.0, np.concatenate([np.arange(side), np.full(width, side), np.arange(side)[::-1]]) / side)
-        left = (1280 - wide.shape[1]) // 2
-        there = frame[:, left : left + wide.shape[1]]
-        there[:] = (wide * share[:, None] + there * (1.0 - share[:, None])).astype(np.uint8)
-        return _jpeg(frame)
+        left = (1280 - width) // 2
+        near = cv2.resize(face, (width, 720))
+        wide = cv2.copyMakeBorder(near, 0, 0, left, 1280 - width - left, cv2.BORDER_REPLICATE)
+        share = np.interp(np.arange(1280), [left - _FADE, left, left + width, left + width + _FADE], [0, 1, 1, 0])
+        weight = np.ascontiguousarray(np.broadcast_to(share.astype(np.float32), (720, 1280)))
+        return _jpeg(np.asarray(cv2.blendLinear(wide, self._noisy_empty(), weight, 1.0 - weight), np.uint8))
 
     def visit(self, clip: Path, start_s: float, end_s: float) -> int:
         """Let somebody come; return after how many frames they will be gone."""
@@ -261,6 +261,9 @@ class Door:
         with self._lock:
             self.sent += 1
             return self._coming.pop(0) if self._coming else self._quiet[self.sent % len(self._quiet)]
+
+    def _noisy_empty(self) -> Image:
+        return self._noisies[int(self._rng.integers(len(self._noisies)))]
 
     def _noisy(self, image: Image) -> Image:
         noise = self._rng.integers(-2, 3, (720, 1280, 1), dtype=np.int16)
