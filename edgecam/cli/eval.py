@@ -40,9 +40,7 @@ def add_parser(sub: Sub) -> None:
 def _add_liveness(names: Sub) -> None:
     pad = names.add_parser("pad", help="pictures and screens held to the camera, counted by clip and condition")
     blink = names.add_parser("blink", help="blinks in clips and synthetic traces, eye state by frame")
-    blink.add_argument(
-        "--dlib", action="store_true", help="measure dlib's landmarks, too (mind their licence)"
-    )
+    blink.add_argument("--dlib", action="store_true", help="measure dlib's landmarks, too (mind their licence)")
     pad_data = "clips NAME_real.* / NAME_fake.*, or pictures in real/ and fake/"
     blink_data = "clips, and GROUND_TRUTH.csv where blinks were counted"
     for one, func, data in ((pad, _pad, pad_data), (blink, _blink, blink_data)):
