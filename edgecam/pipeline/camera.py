@@ -216,7 +216,7 @@ class CameraPath:
         evidence = self._judge(record)
         visit.complaint = record.complaint or visit.complaint
         glimpse = record.seen < _GLIMPSE_FACES and record.last_s - record.first_s < _GLIMPSE_S
-        if glimpse and not (last_chance and evidence.match is not None):
+        if glimpse and record.named is None and not (last_chance and evidence.match is not None):
             self._alive.forget(track_id)
             return
         outcome = conclude(evidence, self._liveness)

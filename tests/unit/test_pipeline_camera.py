@@ -156,3 +156,11 @@ def test_two_cameras_at_one_door_make_one_visit(rig: Rig, family: Identifier) ->
     assert len({s.decision.visit for s in said}) == 1
     final = [s.decision for s in said if s.decision.phase is not Phase.NAMED]
     assert sorted((d.camera, d.track) for d in final) == [("left", 1), ("right", 2)]
+
+
+def test_whoever_was_named_gets_a_last_word_however_short_the_visit(rig: Rig, family: Identifier) -> None:
+    frames = list(rig.frames("lestari_real.mp4", until_s=0.5))[:2]
+    said = rig.play(family, (Frame(f.image, 0.1 * i, "front") for i, f in enumerate(frames)))
+    assert [s.decision.phase for s in said if s.decision.phase is Phase.NAMED] == [Phase.NAMED]
+    assert said[-1].decision.phase is not Phase.NAMED
+    assert said[-1].decision.track == 1
