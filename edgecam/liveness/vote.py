@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Counter as Counts
-from typing import Deque, Final
+from typing import Deque, Final, Optional
 
 from edgecam.types import Liveness
 
@@ -18,14 +18,18 @@ _DECIDED_S: Final = 1.0
 _AT_ONCE: Final = 2
 _FACES_A_LOOK: Final = 2
 """On average at most one look for so many faces, however slow the frames come."""
-_WINDOW: Final = 8
-"""The last so many looks count."""
+_WINDOW_S: Final = 10.0
+"""So much of the past counts ..."""
+_STANDS_FOR_S: Final = (0.1, 1.0)
+"""... each look for the time since the one before, within these: looks in a row see the same turned head."""
 _LIVE, _SPOOF, _HALF = 0.7, 0.3, 0.5
 """Mean from which a track is live, up to which it is a spoof; neither is left before the mean crosses the half."""
 _LEAST: Final = 3
 """Looks needed for either ..."""
 _LEAST_SPREAD_S: Final = 0.3
 """... and how far apart the first and the last are."""
+_SURE_AFTER_S: Final = 1.5
+"""After so long as a spoof it is never live again."""
 _LATEST: Final = 2
 """A name waits if the last so many looks say spoof, whatever was seen before."""
 _LEAST_WEIGHT: Final = 0.05
@@ -52,13 +56,15 @@ class Standing:
 class Vote:
     """Collects the passive looks at one track.
 
-    Once a spoof, a track is never live again: two things were before the camera, and nobody knows which was named.
+    Once a spoof for a while, a track is never live again: two things were before the camera, and nobody knows which of
+    them the name belongs to.
     """
 
     def __init__(self) -> None:
-        self._looks: Deque[tuple[float, float, float]] = deque(maxlen=_WINDOW)
+        self._looks: Deque[tuple[float, float, float]] = deque()
         """(seconds, score, weight)."""
         self._verdict = Liveness.UNPROVEN
+        self._spoof_since_s: Optional[float] = None
         self._was_spoof = False
         self._abstained: Counts[str] = Counter()
         self._seen = 0
@@ -91,15 +97,24 @@ class Vote:
             weight: quality of the face, 0..1.
         """
         self.looks += 1
-        self._looks.append((at_s, score, max(weight, _LEAST_WEIGHT)))
+        since = at_s - self._looks[-1][0] if self._looks else _UNDECIDED_S
+        stands_for = min(max(since, _STANDS_FOR_S[0]), _STANDS_FOR_S[1])
+        self._looks.append((at_s, score, stands_for * max(weight, _LEAST_WEIGHT)))
+        while at_s - self._looks[0][0] > _WINDOW_S:
+            self._looks.popleft()
         mean = self._mean()
         if (self._verdict is Liveness.LIVE and mean < _HALF) or (self._verdict is Liveness.SPOOF and mean > _HALF):
             self._verdict = Liveness.UNPROVEN
         enough = len(self._looks) >= _LEAST and at_s - self._looks[0][0] >= _LEAST_SPREAD_S
         if enough and mean <= _SPOOF:
-            self._verdict, self._was_spoof = Liveness.SPOOF, True
+            self._verdict = Liveness.SPOOF
         elif enough and mean >= _LIVE and not self._was_spoof:
             self._verdict = Liveness.LIVE
+        if self._verdict is not Liveness.SPOOF:
+            self._spoof_since_s = None
+        elif self._spoof_since_s is None:
+            self._spoof_since_s = at_s
+        self._was_spoof |= self._spoof_since_s is not None and at_s - self._spoof_since_s >= _SURE_AFTER_S
 
     @property
     def standing(self) -> Standing:

@@ -38,33 +38,50 @@ def test_three_agreeing_looks_decide(scores: Sequence[float], verdict: Liveness)
     assert standing(scores).verdict is verdict
 
 
-def test_looks_within_a_moment_decide_nothing() -> None:
+def test_two_looks_or_looks_within_a_moment_decide_nothing() -> None:
+    assert standing([1.0] * 2, every_s=1.0).verdict is Liveness.UNPROVEN
     assert standing([1.0] * 6, every_s=0.04).verdict is Liveness.UNPROVEN
     assert standing([0.0] * 6, every_s=0.04).verdict is Liveness.UNPROVEN
 
 
 def test_a_verdict_is_kept_until_the_mean_crosses_the_half() -> None:
     live = voted([1.0, 1.0, 1.0])
+    live.add(0.75, 0.0, 0.8)
     live.add(1.0, 0.0, 0.8)
-    live.add(1.25, 0.0, 0.8)
     kept = live.standing
     assert kept.verdict is Liveness.LIVE  # 0.6: below the threshold, above the half
+    live.add(1.25, 0.0, 0.8)
     live.add(1.5, 0.0, 0.8)
-    live.add(1.75, 0.0, 0.8)
     lost = live.standing
     assert (lost.verdict, lost.doubt) == (Liveness.UNPROVEN, "may be a picture")
 
 
 def test_a_spoof_never_becomes_live() -> None:
-    vote = voted([0.0] * 4)
+    vote = voted([0.0] * 10)
     for i in range(20):
-        vote.add(2.0 + i, 1.0, 1.0)
+        vote.add(3.0 + i, 1.0, 1.0)
     assert vote.standing.verdict is Liveness.UNPROVEN
     assert "before" in vote.standing.doubt
 
 
+def test_a_bad_start_is_made_good() -> None:
+    """Three looks within half a second see the same turned head."""
+    assert standing([0.0] * 3 + [1.0] * 10).verdict is Liveness.LIVE
+
+
+def test_many_looks_at_one_bad_moment_count_no_more_than_the_time_they_took() -> None:
+    vote = voted([0.9] * 8, every_s=1.0)
+    for i in range(12):
+        vote.add(7.25 + 0.25 * i, 0.1, 0.9)
+    assert vote.standing.verdict is Liveness.LIVE
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    assert standing([1.0] * 20 + [0.0] * 11, every_s=1.0).verdict is Liveness.SPOOF
+
+
 def test_a_live_face_that_is_exchanged_for_a_picture_becomes_a_spoof() -> None:
-    assert standing([1.0] * 5 + [0.0] * 8).verdict is Liveness.SPOOF
+    assert standing([1.0] * 5 + [0.0] * 16).verdict is Liveness.SPOOF
 
 
 def test_poor_faces_weigh_less() -> None:
