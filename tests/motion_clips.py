@@ -111,7 +111,8 @@ def _fit(image: Image) -> Floats:
     else:
         side = width * 9 // 16
         image = image[(height - side) // 2 : (height - side) // 2 + side]
-    return cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small: Floats = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return small
 
 
 def _hall(data: Path) -> Floats:

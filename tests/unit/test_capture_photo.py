@@ -35,7 +35,8 @@ def test_formats(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"photo.{ending}"
     two_halves().save(path)
     image = read_photo(path)
-    assert (image.shape, image.dtype) == ((60, 80, 3), np.uint8)
+    assert image.shape == (60, 80, 3)
+    assert image.dtype == np.uint8
     assert near(image[10, 40], RED)
     assert near(image[50, 40], GREEN)
     assert (is_photo(path), is_clip(path)) == (True, False)
