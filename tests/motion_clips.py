@@ -171,14 +171,16 @@ def gain(picture: Floats, at_s: float, rng: np.random.Generator) -> Floats:
     return _noise(picture * np.float32(factor), rng, 3.0 + 2.0 * np.sin(at_s / 9) ** 2)
 
 
+_YY, _XX = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+_LAMP = np.exp(-((_XX - 250) ** 2 + (_YY - 40) ** 2) / (2 * 110.0**2))[:, :, None]
+
+
 def light(picture: Floats, at_s: float, rng: np.random.Generator) -> Floats:
     """Lamps on one side and the ceiling's, switched every few seconds, the exposure catching up."""
-    yy, xx = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    lamp = np.exp(-((xx - 250) ** 2 + (yy - 40) ** 2) / (2 * 110.0**2))[:, :, None]
     phase = at_s % 24.0
     ceiling = 1.0 if phase < 12 else 0.4 + 0.35 * min(1.0, (phase - 12) / 1.5)
     beside = 0.9 if 6.0 <= phase < 18.0 else 0.0
-    return _noise(picture * (ceiling * (1.0 + beside * lamp)), rng, 3.0)
+    return _noise(picture * (ceiling * (1.0 + beside * _LAMP)).astype(np.float32), rng, 3.0)
 
 
 def rain(picture: Floats, at_s: float, rng: np.random.Generator) -> Floats:

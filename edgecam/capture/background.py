@@ -17,6 +17,9 @@ from edgecam.types import Floats, Image
 _DARK = 16.0
 """Added to the brightness: the logarithm must not blow the noise of dark cells up."""
 
+_LIT = 12.0
+"""Cells brighter than this tell the gain, if they are a quarter of the picture."""
+
 _TAU_S = 20.0
 _TAU_CHANGED_S = 40.0
 _TAU_VARIANCE_S = 30.0
@@ -46,6 +49,7 @@ _SPREAD_LIMIT = 9.0
 
 _LIGHT_SHARE = 0.30
 _LIGHT_JUMP = 0.22
+_GAIN_JUMP = 0.2
 _LIGHT_LOOKBACK_S = 0.3
 _SETTLE_S = 0.8
 _SETTLE_AT_MOST_S = 3.0
@@ -100,11 +104,7 @@ class Background:
         gap_s = at_s - self._last_s if self._last_s is not None else 0.0
         if cells.shape != self._mean.shape or gap_s < 0 or gap_s > _GAP_S:
             self._start(cells)
-        difference = cells - self._mean
-        gain = np.float32(np.median(difference))
-        difference -= gain
-        # The gain itself goes into the model at once: drift is no motion, nor is what follows from it.
-        self._mean += gain
+        gain = self._take_gain(cells)
         # What is burnt out does not follow the gain: it may well be brighter than it should, or no brighter than white.
         burnt = np.maximum(cells, self._mean) > _BURNT
         self._burnt_s[cv2.dilate(burnt.astype(np.uint8), _AROUND) > 0] = at_s
@@ -117,7 +117,7 @@ class Background:
         floor = _GREY_LEVEL * np.exp(-cells)
         deviation = np.sqrt(self._variance + floor * floor + np.float32(self._noise**2 + self._boost**2))
         score: Floats = np.abs(difference) / deviation
-        self._watch_light(float(np.mean(score > 3.0)), at_s)
+        self._watch_light(float(np.mean(score > 3.0)), gain, at_s)
         return difference, score
 
     def learn(self, difference: Floats, changed: NDArray[np.bool_], at_s: float, *, person: bool) -> None:
@@ -163,6 +163,15 @@ class Background:
         self._age_s = 0.0
         self._shares = []
 
+    def _take_gain(self, cells: Floats) -> float:
+        """Carry the gain of the whole picture over into the model: drift is no motion, nor is what follows from it."""
+        seen, known = np.exp(cells) - _DARK, np.maximum(np.exp(self._mean) - _DARK, 0.5)
+        ratio = np.log((seen + 1.0) / (known + 1.0))
+        lit = ratio[known > _LIT]
+        gain = float(np.median(lit if 4 * lit.size > ratio.size else ratio))
+        self._mean = np.log(known * np.float32(np.exp(gain)) + np.float32(_DARK))
+        return gain
+
     def _measure_noise(self, cells: Floats) -> None:
         """Follow the noise, taken from one frame to the next so that light and people do not count as such."""
         step = cells - self._previous
@@ -171,11 +180,11 @@ class Background:
         self._noise = min(float(noise), 1.2 * self._noise + 0.001)
         self._previous = cells
 
-    def _watch_light(self, share: float, at_s: float) -> None:
+    def _watch_light(self, share: float, gain: float, at_s: float) -> None:
         self._shares = [(t, s) for t, s in self._shares if at_s - _LIGHT_LOOKBACK_S <= t] or self._shares[-1:]
         before = min((s for _, s in self._shares), default=share)
         self._shares.append((at_s, share))
-        jumped = share > _LIGHT_SHARE and share - before > _LIGHT_JUMP
+        jumped = (share > _LIGHT_SHARE and share - before > _LIGHT_JUMP) or abs(gain) > _GAIN_JUMP
         if jumped:
             if at_s > self._settle_to_s:
                 self._settle_from_s = at_s

@@ -35,12 +35,15 @@ _ACTIVE_SHARE = 0.06
 _ACTIVE_WEIGHT = 0.12
 """A cell that differs this share of the time (foliage) counts this much ..."""
 
-_ACTIVE_PACE = 0.3
+_ACTIVE_PACE = 0.2
 """... and what moves only among such cells must do so longer."""
 
 _NEAR = ((0.08, np.ones((5, 5), np.uint8)), (0.2, np.ones((9, 9), np.uint8)))
 """So many seconds ago something must have been so near: insects and drops come out of nothing."""
 
+_JOIN = np.ones((3, 3), np.uint8)
+_WEATHER_S = 10.0
+_SPECKLED = 0.003
 _SOLID = np.ones((2, 2), np.uint8)
 _FORGET_S = 0.45
 _PERSIST_S = 0.1
@@ -83,6 +86,7 @@ class MotionGate:
         self._background = Background()
         self._mask: NDArray[np.bool_] = np.ones((0, 0), bool)
         self._past = _Past()
+        self._weather = _Weather()
         self._evidence = _Evidence(_PERSIST_S / min(2.0, max(0.5, config.sensitivity)))
         self._opened_s: Optional[float] = None
         self._until_s = 0.0
@@ -112,8 +116,7 @@ class MotionGate:
         strict = (_SETTLING if self._background.settling else 1.0) / self._config.sensitivity**0.5
         big = (np.abs(difference) > _LEAST_CHANGE * strict) & self._mask
         changed = big & (score > _LOW * strict)
-        # Streaks of rain and edges of leaves are a cell wide.
-        solid = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_OPEN, _SOLID)
+        solid = self._weather.clear(changed, at_s)
         sure = (score > _HIGH * strict) & _edged(difference, strict) & self._past.near(solid, at_s)
         regions, strong, busy = self._regions(solid, sure)
         self._evidence.add(strong, at_s, 1.0 - (1.0 - _ACTIVE_PACE) * busy)
@@ -131,7 +134,8 @@ class MotionGate:
 
         Regions are (N, 4) x, y, w, h in cells.
         """
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+        # The parts of a faint body may lie a cell or two apart.
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(solid, _JOIN), connectivity=8)
         if count == 1:
             return _NO_BOXES, _NO_BOXES, 0.0
         busy = np.clip(self._background.activity / _ACTIVE_SHARE, 0.0, 1.0)
@@ -182,6 +186,25 @@ def _edged(difference: Floats, strict: float) -> NDArray[np.bool_]:
 
 
 _NO_BOXES: NDArray[np.int32] = np.zeros((0, 4), np.int32)
+
+
+class _Weather:
+    """Takes rain and edges of leaves, a cell wide, out of the picture while there are many."""
+
+    def __init__(self) -> None:
+        self._specks = 0.02
+        self._last_s: Optional[float] = None
+
+    def clear(self, changed: NDArray[np.bool_], at_s: float) -> NDArray[np.uint8]:
+        """Return the changed cells (0, 1) without the specks of bad weather."""
+        every = changed.astype(np.uint8)
+        solid = cv2.morphologyEx(every, cv2.MORPH_OPEN, _SOLID)
+        share = float(np.mean(every)) - float(np.mean(solid))
+        dt_s = float(np.clip(at_s - self._last_s, 0.0, 1.0)) if self._last_s is not None else 0.0
+        self._last_s = at_s
+        self._specks += (share - self._specks) * float(-np.expm1(-dt_s / _WEATHER_S))
+        result: NDArray[np.uint8] = solid if self._specks > _SPECKLED else every
+        return result
 
 
 class _Past:
