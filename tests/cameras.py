@@ -32,11 +32,12 @@ def picture(index: int, size: Tuple[int, int] = (160, 120)) -> Image:
 
 
 def write_clip(path: Path, count: int = 20, fps: int = 10, pts: Optional[Sequence[int]] = None) -> Path:
-    """Write an MPEG-4 clip of `picture(0..)`; `pts` in milliseconds."""
+    """Write a clip of `picture(0..)`, in an AVI as JPEGs, else as MPEG-4; `pts` in milliseconds."""
+    codec, pixels = ("mjpeg", "yuvj420p") if path.suffix == ".avi" else ("mpeg4", "yuv420p")
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("mpeg4", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        stream.codec_context.time_base = fractions.Fraction(1, 1000)
+        stream: Any = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, pixels
+        stream.codec_context.time_base = fractions.Fraction(1, fps if codec == "mjpeg" else 1000)
         stream.codec_context.bit_rate = 2_000_000
         for index in range(count):
             frame = av.VideoFrame.from_ndarray(picture(index), format="bgr24")
