@@ -24,6 +24,7 @@ _TAU_S = 20.0
 _TAU_CHANGED_S = 40.0
 _TAU_VARIANCE_S = 30.0
 _TAU_ACTIVITY_S = 60.0
+_FLICKER_S = 0.1
 _TAU_SETTLE_S = 0.15
 _FIRST_TAU_S = 0.5
 
@@ -76,7 +77,7 @@ class Background:
 
     def __init__(self) -> None:
         self.activity: Floats = np.zeros((0, 0), np.float32)
-        """(rows, columns) 0..1: how often a cell differs without anybody being there (foliage)."""
+        """(rows, columns) 0..1: how often a cell flickers (foliage); who walks by flips it but twice."""
 
         self.settling = False
         """The light has just changed: the model runs after the picture instead of averaging it."""
@@ -87,6 +88,8 @@ class Background:
         self._burnt_s: NDArray[np.float64] = np.zeros((0, 0))
         self._noise = 0.02
         self._stale = 0.0
+        self._changed: NDArray[np.bool_] = np.zeros((0, 0), bool)
+        self._looked_s = -float("inf")
         self._age_s = 0.0
         self._last_s: Optional[float] = None
         self._settle_from_s = -float("inf")
@@ -146,16 +149,24 @@ class Background:
         limit = _SPREAD_LIMIT * (self._variance + np.float32(1e-5))
         pull = np.minimum(difference * difference, limit) - self._variance
         learns = np.float32(_step(dt_s, min(_TAU_VARIANCE_S, max(1.0, self._age_s))))
-        seen = changed.astype(np.float32)
         if person:
             pull[changed] = 0.0
-        else:
-            self.activity += np.float32(_step(dt_s, _TAU_ACTIVITY_S)) * (seen - self.activity)
+        self._count_flicker(changed, at_s, person=person)
         self._variance = np.clip(self._variance + learns * pull, 1e-6, _SD_MAX**2)
+
+    def _count_flicker(self, changed: NDArray[np.bool_], at_s: float, *, person: bool) -> None:
+        since_s = at_s - self._looked_s
+        if 0 <= since_s < 0.9 * _FLICKER_S:
+            return
+        if not person and since_s < 1.0:
+            flipped = (changed != self._changed).astype(np.float32)
+            self.activity += np.float32(_step(since_s, _TAU_ACTIVITY_S)) * (flipped - self.activity)
+        self._changed, self._looked_s = changed, at_s
 
     def _start(self, cells: Floats) -> None:
         if cells.shape != self._mean.shape:
             self.activity = np.zeros_like(cells)
+            self._changed = np.zeros(cells.shape, bool)
             self._variance = np.full_like(cells, _SD_START**2)
         self._mean = cells.copy()
         self._burnt_s = np.full_like(cells, -np.inf, np.float64)

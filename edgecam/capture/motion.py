@@ -31,9 +31,9 @@ _SETTLING = 1.5
 _CELLS = 6.0
 """Quiet cells above the high threshold that make a region motion (at 80 cells a row)."""
 
-_ACTIVE_SHARE = 0.06
+_ACTIVE_SHARE = 0.03
 _ACTIVE_WEIGHT = 0.12
-"""A cell that differs this share of the time (foliage) counts this much ..."""
+"""A cell that flickers this often (foliage) counts this much ..."""
 
 _ACTIVE_PACE = 0.2
 """... and what moves only among such cells must do so longer."""
