@@ -127,7 +127,6 @@ def test_the_aspect_ratio_is_height_by_width() -> None:
     assert aspect(points) == pytest.approx(0.5)
 
 
-@pytest.mark.models
 def test_dlib_finds_open_eyes_wider_than_closed_ones(registry: ModelRegistry) -> None:
     pytest.importorskip("dlib")
     if not registry.available("landmarks68"):
