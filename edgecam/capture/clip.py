@@ -91,8 +91,6 @@ class ClipSource:
             raise InputError(f"{self._path}: no frame of this video can be decoded; record or export it again")
         if self._timeline is None:
             self._timeline = ClipTimeline(rate)
-        else:
-            self._timeline.restart(rate)
 
     def read(self) -> Optional[Frame]:
         """Return the next wanted frame; None at the end.
@@ -133,7 +131,7 @@ class ClipSource:
         # Only local files: a playlist handed in as a clip must not make us fetch anything.
         container = av.open(
             str(self._path),
-            options={"protocol_whitelist": "file", "min_delay": "1"},
+            options={"protocol_whitelist": "file"},
             timeout=_OPEN_TIMEOUT_S,
             metadata_errors="ignore",
         )

@@ -13,7 +13,7 @@ _DRIFT = 1e-3
 
 
 class ClipTimeline:
-    """Seconds from the first frame of a recording; strictly increasing.
+    """Seconds from the first frame of a recording; never running back, also when it is played again from its start.
 
     Args:
         rate_fps: the recording's own frame rate, used where a timestamp is missing or broken.
@@ -38,13 +38,6 @@ class ClipTimeline:
                 self._shift_s = at_s - pts_s
         self._last_s = at_s
         return at_s
-
-    def restart(self, rate_fps: float) -> None:
-        """Go on after the end with the same recording from its start (a loop)."""
-        self._step_s = 1.0 / rate_fps
-        if self._last_s is not None:
-            # The next timestamp is unknown: force the fallback, which then re-anchors.
-            self._shift_s = -float("inf")
 
 
 class LiveTimeline:

@@ -129,6 +129,16 @@ def test_damage_in_the_middle_is_skipped(tmp_path: Path) -> None:
     assert times(found) == sorted(times(found))
 
 
+def test_a_picture_of_rubbish_in_the_middle_is_skipped(tmp_path: Path) -> None:
+    data = bytearray(write_clip(tmp_path / "whole.avi", 20).read_bytes())
+    fifth = [i for i in range(len(data)) if data[i : i + 4] == b"00dc"][5]
+    size = int.from_bytes(data[fifth + 4 : fifth + 8], "little")
+    data[fifth + 8 : fifth + 8 + size] = b"\x55" * size
+    damaged = tmp_path / "damaged.avi"
+    damaged.write_bytes(data)
+    assert times(frames(damaged)) == [round(i / 10, 3) for i in range(20) if i != 5]
+
+
 def broken(tmp_path: Path, kind: str) -> Path:
     path = tmp_path / "broken.mp4"
     if kind == "no index":

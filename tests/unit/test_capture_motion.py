@@ -185,21 +185,17 @@ def test_a_pre_roll_of_nothing_and_of_odd_pictures() -> None:
     assert np.all(frame.image == 9)
 
 
-QUIET = {"still": 0, "night": 0, "gain": 0, "light": 1, "rain": 0, "foliage": 3, "insects": 0, "infrared": 1, "dusk": 0}
-"""False opens allowed in the first 40 seconds, of which the gate spends the first dozen learning."""
-
-
 @pytest.mark.data
 @pytest.mark.usefixtures("data_dir")
-def test_bad_light_and_weather_open_little_and_hide_nobody() -> None:
-    """The `test` half of the scenes: half a minute each here, the whole in `tests/motion_clips.py`."""
-    scenes = {one.name: one for one in motion_clips.scenes("test", seconds=36.0)}
-    for name in ("light", "rain", "foliage", "insects"):
-        quiet = motion_clips.judge(scenes[name], MotionConfig())
-        assert quiet["false_opens_per_minute"] * quiet["minutes"] <= QUIET[name] + 0.5, quiet
-        people = motion_clips.judge(scenes[f"{name} + visits"], MotionConfig())
-        assert people["visits"] >= 3
-        assert people["lost"] == 0, people
+@pytest.mark.parametrize(("name", "false_opens"), [("light", 1), ("rain", 0), ("foliage", 2), ("insects", 0)])
+def test_bad_light_and_weather_open_little_and_hide_nobody(name: str, false_opens: int) -> None:
+    """Half a minute of the `test` scenes, a third of which goes into learning; `test_all_scenes` has the rest."""
+    scenes = {one.name: one for one in motion_clips.scenes("test", seconds=32.0)}
+    quiet = motion_clips.judge(scenes[name], MotionConfig())
+    assert quiet["false_opens"] <= false_opens, quiet
+    people = motion_clips.judge(scenes[f"{name} + visits"], MotionConfig())
+    assert people["visits"] == 2
+    assert people["lost"] == 0, people
 
 
 @pytest.mark.data
