@@ -97,6 +97,17 @@ def test_nothing_but_rubbish_is_a_fault_within_the_patience() -> None:
     assert time.monotonic() - began_s < 8.0
 
 
+def test_a_camera_that_begins_to_send_rubbish_is_a_fault_within_the_patience() -> None:
+    with MjpegCamera([*jpegs(3), *[b"\xff\xd8 rubbish \xff\xd9"] * 1000]) as server:
+        source = camera(server.url, stall_after_s=1.0)
+        source.open()
+        began_s = time.monotonic()
+        with pytest.raises(SourceError, match="no picture for 1 s"):
+            take(source, 1000)
+        source.close()
+    assert time.monotonic() - began_s < 5.0
+
+
 def test_a_picture_of_0x0_is_a_fault() -> None:
     """The size in the JPEG's frame header is patched to nothing."""
     data = bytearray(jpegs(1)[0])
@@ -181,6 +192,18 @@ def test_a_pipeline_that_is_wrong_tells_what_gstreamer_said_without_its_secrets(
     source = camera(f"gst:nosuchelement location=rtsp://a:{SECRET}@h/ user-pw={SECRET} ! decodebin")
     source.open()
     with pytest.raises(SourceError, match="nosuchelement") as caught:
+        source.read()
+    source.close()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.rtsp
+@GST
+def test_what_gstreamer_says_is_cleaned() -> None:
+    """It repeats a value that it does not understand."""
+    source = camera(f"gst:videotestsrc pattern=rtsp://a:{SECRET}@cam/x")
+    source.open()
+    with pytest.raises(SourceError, match=r"could not set property .*rtsp://cam/x") as caught:
         source.read()
     source.close()
     assert SECRET not in str(caught.value)

@@ -124,6 +124,17 @@ def test_a_recording_ends_the_iteration_and_loses_no_frame() -> None:
     assert frames.dropped == 0
 
 
+def test_a_recording_waits_for_a_slow_reader() -> None:
+    source = Fake([float(i) for i in range(10)], live=False)
+    frames = LiveFrames(lambda: source, "front", SystemClock(), 5.0, None, Quick())
+    seen = []
+    for frame in frames:
+        if frame is not None:
+            seen.append(frame.captured_at_s)
+            time.sleep(0.05)
+    assert seen == [float(i) for i in range(10)]
+
+
 def test_a_recording_that_cannot_be_read_ends_with_its_reason() -> None:
     _, states, frames = run([Fake([], live=False, refuse=InputError("clip.mp4: empty"))])
     assert states == [LinkState.ENDED]
