@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -31,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be text in this locale
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parser().parse_args(argv)
         code = int(args.func(args))

@@ -26,7 +26,7 @@ Slug = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,40}$")]
 class Section(BaseModel):
     """Immutable; an unknown key is an error, so a typo cannot pass for a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CameraConfig(Section):

@@ -54,7 +54,6 @@ _GAIN_JUMP = 0.2
 _LIGHT_LOOKBACK_S = 0.3
 _SETTLE_S = 0.8
 _SETTLE_AT_MOST_S = 3.0
-_GAP_S = 5.0
 
 
 def shrink(image: Image, columns: int) -> Floats:
@@ -105,7 +104,7 @@ class Background:
             at_s: time of the frame.
         """
         gap_s = at_s - self._last_s if self._last_s is not None else 0.0
-        if cells.shape != self._mean.shape or gap_s < 0 or gap_s > _GAP_S:
+        if cells.shape != self._mean.shape or gap_s < 0:
             self._start(cells)
         gain = self._take_gain(cells)
         # What is burnt out does not follow the gain: it may well be brighter than it should, or no brighter than white.

@@ -20,7 +20,8 @@ def redact_url(url: str) -> str:
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
-        return redact_text(url)
+        # A path; or an address whose scheme was forgotten: then everything before the @ may be a password.
+        return redact_text(url.rpartition("@")[2] if "@" in url and ":" in url.partition("@")[0] else url)
     # A password may hold any sign, unescaped: everything up to the last @ goes.
     rest = rest.rpartition("@")[2].partition("#")[0]
     path, question, query = rest.partition("?")
@@ -42,10 +43,10 @@ def redact_text(text: str) -> str:
 
 
 def redact_pipeline(pipeline: str) -> str:
-    """Return only the element names of a GStreamer pipeline; any property may be a secret.
+    """Return the first element's name of a GStreamer pipeline; all the rest may be a secret, even what follows a `!`.
 
-    >>> redact_pipeline("rtspsrc location=rtsp://u:p@h/ user-pw=x ! decodebin")
-    'rtspsrc ! decodebin'
+    >>> redact_pipeline("rtspsrc location=rtsp://u:p@h/ user-pw=x!y ! decodebin")
+    'rtspsrc ...'
     """
-    stages = [stage.split() for stage in pipeline.split("!")]
-    return " ! ".join(re.sub(r"[^\w.-].*", "", stage[0]) for stage in stages if stage)
+    first, space, _ = pipeline.strip().partition(" ")
+    return re.sub(r"[^\w.-].*", "", first) + (" ..." if space else "")

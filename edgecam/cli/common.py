@@ -60,7 +60,7 @@ def state_of(args: argparse.Namespace) -> Path:
 
 def emit(record: Mapping[str, Any]) -> None:
     """Print one JSON object as a line on stdout."""
-    print(json.dumps(record, ensure_ascii=False, sort_keys=False), flush=True)
+    print(json.dumps(record), flush=True)
 
 
 def note(text: str) -> None:

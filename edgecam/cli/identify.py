@@ -30,7 +30,10 @@ def _identify(args: argparse.Namespace) -> int:
     with backend(args, create=True) as store:
         known = know(store.stream, eyes)
     failed = 0
-    for path in expand(args.paths):
+    files = expand(args.paths)
+    if not files:
+        note("no photo in there")
+    for path in files:
         try:
             faces = find_faces(
                 read_photo(path), eyes.detector, eyes.encoder, eyes.factory.recognizability, config.quality

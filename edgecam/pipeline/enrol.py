@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -128,11 +129,15 @@ def gather(
         which: which face of a picture with several, from the left, 1 is the first; None refuses such pictures.
         tell: progress.
     """
-    report = Report()
+    report, seen = Report(), set()
     for path in files:
         tell(f"looking at {path.name}")
         try:
             if is_photo(path):
+                digest = hashlib.sha256(path.read_bytes()).digest()
+                if digest in seen:
+                    raise EnrolmentError("the same photo once more")
+                seen.add(digest)
                 report.kept.append(_from_photo(path, detector, encoder, recognizability, config, which))
             else:
                 report.kept += _from_clip(path, detector, encoder, config, clock, which)

@@ -148,6 +148,18 @@ def test_replay_tells_each_track_and_a_summary(box: Box, data_dir: Path, tmp_pat
     box.run("people", "forget", "lestari", "--yes")
 
 
+def test_a_file_name_that_is_no_text_is_told_all_the_same(box: Box, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"bad\xff.jpg")
+    shutil.copy(photos / "Hugo_Chavez/Hugo_Chavez_0001.jpg", odd)
+    shutil.copy(photos / "Hugo_Chavez/Hugo_Chavez_0001.jpg", tmp_path / "again.jpg")
+    rows = box.json("identify", tmp_path)
+    assert len(rows) == 2
+    assert len(rows[0]["faces"]) == len(rows[1]["faces"]) >= 1
+    (answer,) = box.json("enroll", "Hugo", tmp_path)
+    assert [r["reason"] for r in answer["refused"]] == ["the same photo once more"]
+    box.run("people", "forget", "Hugo", "--yes")
+
+
 def test_wrong_use_exits_2_and_says_what(box: Box, tmp_path: Path) -> None:
     bad = tmp_path / "edgecam.toml"
     bad.write_text("[detect]\nmin_face = 3\n")

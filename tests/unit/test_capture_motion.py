@@ -7,6 +7,7 @@ import motion_clips
 import numpy as np
 import pytest
 
+from edgecam.capture.background import Background
 from edgecam.capture.motion import Motion, MotionGate
 from edgecam.capture.preroll import PreRoll
 from edgecam.config import MotionConfig
@@ -133,12 +134,60 @@ def test_a_single_frame_of_anything_opens_nothing() -> None:
     assert not any(motion.opened for motion in play(gate, images))
 
 
-def test_another_size_or_a_gap_starts_the_model_anew() -> None:
+def test_a_gain_that_drifts_is_no_motion() -> None:
+    images = [np.clip(scene() * (0.9 + 0.35 * np.sin(i / 15)), 0, 255).astype(np.uint8) for i in range(200)]
+    assert not any(motion.active for motion in play(MotionGate(MotionConfig()), images))
+
+
+def test_a_lamp_at_one_side_is_no_motion() -> None:
+    lamp = np.linspace(0.2, 1.0, 1280)[None, :, None]
+    images = ([scene()] * 30 + [(scene() * lamp).astype(np.uint8)] * 30) * 2
+    assert not any(motion.opened for motion in play(MotionGate(MotionConfig()), images))
+
+
+def test_a_soft_shadow_that_passes_is_no_motion() -> None:
+    images = [scene()] * 50
+    column = np.arange(1280)
+    for i in range(40):
+        shade = 1.0 - 0.4 * np.exp(-(((column - 40 * i + 150) / 150.0) ** 2))
+        images.append((scene() * shade[None, :, None]).astype(np.uint8))
+    assert not any(motion.active for motion in play(MotionGate(MotionConfig()), images))
+
+
+def test_what_is_put_down_and_left_becomes_background() -> None:
+    """A parcel, a parked car: the visit ends in the end, and what moves before it is seen again."""
+    gate = MotionGate(MotionConfig(max_visit_s=3600.0))
+    now_s = calm(gate, fps=2.0)
+    motions = play(gate, [with_person(scene(), 600)] * 400, 2.0, now_s)
+    assert any(motion.active for motion in motions[:10])
+    assert not any(motion.active for motion in motions[-40:])
+    assert not gate.is_open
+
+
+def test_a_cell_that_always_varies_must_vary_more_to_count() -> None:
+    rng = np.random.default_rng(3)
+    model = Background()
+    before: List[float] = []
+    for i in range(600):
+        cells = np.full((9, 16), 4.0, np.float32)
+        cells[4, 4] += rng.normal(0.0, 0.2)
+        difference, score = model.compare(cells, i / 10)
+        before.append(float(score[4, 4]))
+        model.learn(difference, score > 2.0, i / 10, person=False)
+    assert np.mean(before[5:25]) > 2.0
+    assert np.mean(before[-200:]) < 1.3
+
+
+def test_another_size_starts_the_model_anew() -> None:
     gate = MotionGate(MotionConfig())
     now_s = calm(gate)
     assert not any(motion.active for motion in play(gate, [scene()[:480, :640]] * 20, from_s=now_s))
-    other = scene(seed=5)
-    assert not any(motion.active for motion in play(gate, [other] * 20, from_s=now_s + 2.0 + 30.0))
+
+
+def test_somebody_who_stands_there_when_a_lost_camera_comes_back_is_seen() -> None:
+    gate = MotionGate(MotionConfig())
+    now_s = calm(gate)
+    assert any(motion.opened for motion in play(gate, [with_person(scene(), 600)] * 10, from_s=now_s + 30.0))
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (1, 1), (1, 500), (9, 3), (1080, 1920), (480, 640)])
