@@ -17,7 +17,9 @@ _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
 
 def _open_v4l2(path: str) -> Any:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging_of = getattr(cv2.utils, "logging", None)  # OpenCV 4 has it elsewhere
+    if logging_of is not None:
+        logging_of.setLogLevel(logging_of.LOG_LEVEL_SILENT)
     return cv2.VideoCapture(path, cv2.CAP_V4L2)
 
 
