@@ -43,7 +43,8 @@ def make_crop(image: Image, box: Floats, landmarks: Floats) -> FaceCrop:
     landmarks = np.asarray(landmarks, np.float32).reshape(5, 2)
     if not (np.isfinite(box).all() and np.isfinite(landmarks).all()):
         raise ShapeError("box and landmarks must be finite")
-    x0, y0, x1, y1 = _clip(image, box, box[2] * (CROP_SIDE - 1), box[3] * (CROP_SIDE - 1))
+    more = box[2:] * np.float32(CROP_SIDE - 1)
+    x0, y0, x1, y1 = _clip(image, box, more[0], more[1])
     part = image[y0:y1, x0:x1]
     height, width = part.shape[:2]
     shrink = min(1.0, CROP_MAX_PX / max(height, width))
@@ -82,11 +83,13 @@ def arcface_input(crop: FaceCrop) -> Image:
 def _clip(image: Image, box: Floats, more_w: float, more_h: float) -> tuple[int, int, int, int]:
     """Return the pixel rectangle x0, y0, x1, y1 of the enlarged box inside the image, at least 1x1."""
     height, width = image.shape[:2]
-    x, y, w, h = (float(v) for v in box)
-    x0 = int(np.clip(x - more_w / 2, 0, width - 1))
-    y0 = int(np.clip(y - more_h / 2, 0, height - 1))
-    x1 = int(np.clip(x + w + more_w / 2, x0 + 1, width))
-    y1 = int(np.clip(y + h + more_h / 2, y0 + 1, height))
+    x, y, w, h = box
+    # float32 throughout, in every numpy: before version 2 a scalar is promoted and a border moves by a pixel.
+    left, top = np.float32(more_w) / np.float32(2), np.float32(more_h) / np.float32(2)
+    x0 = int(np.clip(x - left, 0, width - 1))
+    y0 = int(np.clip(y - top, 0, height - 1))
+    x1 = int(np.clip(x + w + left, x0 + 1, width))
+    y1 = int(np.clip(y + h + top, y0 + 1, height))
     return x0, y0, x1, y1
 
 

@@ -17,9 +17,8 @@ _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
 
 def _open_v4l2(path: str) -> Any:
-    logging_of = getattr(cv2.utils, "logging", None)  # OpenCV 4 has it elsewhere
-    if logging_of is not None:
-        logging_of.setLogLevel(logging_of.LOG_LEVEL_SILENT)
+    # OpenCV 5 and 4 have it in different places; 0 is silent in both.
+    (cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2).setLogLevel(0)
     return cv2.VideoCapture(path, cv2.CAP_V4L2)
 
 

@@ -70,7 +70,7 @@ def detector(registry: ModelRegistry) -> Detector:
 @pytest.fixture(scope="module")
 def photos(data_dir: Path) -> List[Image]:
     """One photo each of ten people."""
-    files = [min(folder.glob("*.jpg")) for folder in sorted(data_dir.glob("lfw_colour_10x10/*/"))]
+    files = [min(folder.glob("*.jpg")) for folder in sorted(data_dir.glob("lfw_colour_10x10/*")) if folder.is_dir()]
     return [np.asarray(cv2.imread(str(file)), np.uint8) for file in files]
 
 
