@@ -28,7 +28,7 @@ from edgecam.types import Image
 MAX_SIDE_PX = 4096
 """Larger photos are reduced to this."""
 
-_MAX_DECODE_BYTES = 400_000_000
+_MAX_DECODE_BYTES = 330_000_000
 # Named one by one: others (EPS) run programs, and Pillow knows only what has been imported.
 _PLUGINS = (
     *(JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin),
