@@ -318,7 +318,7 @@ def test_install_then_uninstall_leaves_only_configuration_and_state(tmp_path: Pa
         config.write_text(config.read_text(encoding="utf-8").replace("camera.lan", "mine.lan"), encoding="utf-8")
     assert "mine.lan" in config.read_text(encoding="utf-8")
     python = tmp_path / "opt/edgecam/bin/python"
-    where = run(python, "-c", "import edgecam, os; os.chdir('/'); print(edgecam.__file__)", PYTHONPATH="").stdout
+    where = run(python, "-I", "-c", "import edgecam; print(edgecam.__file__)").stdout
     assert str(tmp_path) in where
     assert run(python, "-m", "edgecam", "--version").returncode == 0
     done = run(ROOT / "deploy/uninstall", **env)
