@@ -109,10 +109,10 @@ def test_a_full_disk_loses_no_word(tmp_path: Path, models_dir: Path, data_dir: P
         until(lambda: box.manager.count("WATCHDOG") > fed, "alive and well otherwise")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         until(lambda: box.status()["words_waiting"] == 0, "everything stored")
+        until(lambda: "store_failing" not in box.status()["problems"], "the problem's end")
         status = box.status()
         assert status["words_stored"] >= 1
         assert status["words_lost"] == 0
-        assert "store_failing" not in status["problems"]
         until(lambda: box.ask("visits.list")[0]["closed_wall_s"], "the visit's end")
         assert box.ask("visits.list")[0]["tracks"][0]["verdict"] == "unknown"
         assert status["outbox"] >= 1, "without a broker alerts wait"
