@@ -19,8 +19,9 @@ from edgecam.config import CameraConfig, Config
 from edgecam.detect import Detector
 from edgecam.embed import Encoder
 from edgecam.errors import EdgecamError
+from edgecam.liveness import LivenessNets
 from edgecam.nn.registry import ModelRegistry, default_folder
-from edgecam.pipeline.build import IdentifierFactory, make_stages
+from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
 from edgecam.pipeline.camera import Stages
 from edgecam.pipeline.household import load_household
 from edgecam.pipeline.operations import execute
@@ -93,10 +94,12 @@ class Lab:
         return state
 
     @cached_property
-    def _nets(self) -> Tuple[Detector, Encoder, IdentifierFactory]:
+    def _nets(self) -> Tuple[Detector, Encoder, IdentifierFactory, LivenessNets]:
         self.tell("loading the nets")
-        detector, encoder = make_stages(self.config, ModelRegistry(default_folder()))
-        return detector, encoder, IdentifierFactory(encoder, self.config.embed, self.config.identify)
+        registry = ModelRegistry(default_folder())
+        detector, encoder = make_stages(self.config, registry)
+        factory = IdentifierFactory(encoder, self.config.embed, self.config.identify)
+        return detector, encoder, factory, make_liveness(self.config, registry)
 
     @property
     def detector(self) -> Detector:
@@ -119,7 +122,7 @@ class Lab:
 
     @property
     def stages(self) -> Stages:
-        """Detector, encoder and the enrolled household."""
+        """All nets and the enrolled household."""
         return self._known[0]
 
     @property
@@ -178,7 +181,7 @@ def empty_config(state: Path) -> Path:
 
 
 def stages_of(
-    state: Path, detector: Detector, encoder: Encoder, factory: IdentifierFactory
+    state: Path, detector: Detector, encoder: Encoder, factory: IdentifierFactory, liveness: LivenessNets
 ) -> Tuple[Stages, Dict[str, str]]:
     """Return the stages with the household of a state folder, and the names by person id."""
     with Store.open(state, Config().store) as store:
@@ -187,7 +190,7 @@ def stages_of(
             return execute(store, {"op": op, **params})
 
         household, names = load_household(ask, encoder)
-    return Stages(detector, encoder, factory.make(household)), names
+    return Stages(detector, encoder, factory.make(household), liveness), names
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,7 @@ class _Door:
         return Visit(subject, now_s - first_face_s, at_s - first_face_s, name, self._slot.dropped)
 
     def _capture(self, frame: Frame) -> None:
+        self._path.glimpse(frame)
         motion = self._gate(frame)
         if motion.opened:
             self._slot.keep([(early, None, False) for early in self._ring.take(frame.captured_at_s)])

@@ -96,8 +96,8 @@ def rss_mb() -> float:
 def main() -> int:
     """Soak."""
     parser = argparse.ArgumentParser(prog="python -m edgecam.bench.soak")
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--film", type=Path, required=True)
+    for option in ("--state", "--film"):
+        parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     args = parser.parse_args()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -118,17 +118,18 @@ def main() -> int:
     from edgecam.clock import SystemClock
     from edgecam.config import CameraConfig, Config
     from edgecam.nn.registry import ModelRegistry, default_folder
-    from edgecam.pipeline.build import IdentifierFactory, make_stages
+    from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
     from edgecam.pipeline.camera import CameraPath
     from edgecam.pipeline.visits import VisitBook
 
     _step("imports")
     config, clock = Config(), SystemClock()
-    detector, encoder = make_stages(config, ModelRegistry(default_folder()))
+    registry = ModelRegistry(default_folder())
+    detector, encoder = make_stages(config, registry)
     _step("nets")
     factory = IdentifierFactory(encoder, config.embed, config.identify)
     _step("virtual_strangers")
-    stages, _ = stages_of(args.state, detector, encoder, factory)
+    stages, _ = stages_of(args.state, detector, encoder, factory, make_liveness(config, registry))
     _step("household")
     camera = CameraConfig(url=str(args.film), loop=True)
     words: List[str] = []
@@ -139,6 +140,7 @@ def main() -> int:
     visits, looked_s, sampled_s = 0, -1.0, 0.0
     for frame in source:
         at_s = frame.captured_at_s
+        path.glimpse(frame)
         motion = gate(frame)
         if motion.closed and path.close() is not None:
             visits += 1

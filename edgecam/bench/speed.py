@@ -99,6 +99,7 @@ def _perceived(lab: Lab, faces: int, target: float) -> Figure:
         frame = Frame(scene.at(index), index / FPS, "bench")
 
         def look(frame: Frame = frame) -> None:
+            path.glimpse(frame)
             motion: Motion = gate(frame)
             seen.append(path.perceive(frame, motion.boxes, active=motion.active))
             gate.extend()
