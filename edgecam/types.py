@@ -273,3 +273,73 @@ class Person:
     created_wall_s: float
     faces: int
     consent: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SightingSource(str, Enum):
+    """What noticed a device."""
+
+    ACCESS_POINT = "ap"
+    DHCP = "dhcp"
+    NEIGHBOUR = "arp"
+    MDNS = "mdns"
+    BLE = "ble"
+    TRACKER = "ha"
+    SNIFF = "sniff"
+
+
+class Transition(str, Enum):
+    """What a sighting says of coming and going."""
+
+    JOIN = "join"
+    LEAVE = "leave"
+    STEADY = "steady"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that somebody carries, who agreed to its being noticed."""
+
+    id: str
+    person_id: str
+    kind: str
+    """wifi, ble or ha (a Home Assistant `device_tracker`)."""
+
+    address: str
+    """MAC address in lower case with colons, or the tracker's MQTT topic; never logged, never sent by MQTT."""
+
+    label: str
+    created_wall_s: float
+    client_id: str = ""
+    """What it told the DHCP server, by which it is known again when its address changes."""
+
+    hostname: str = ""
+    consent: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def random(self) -> bool:
+        """Whether the address is a made-up one (locally administered): good for one network, perhaps not for ever."""
+        return self.kind != "ha" and bool(int(self.address[:2] or "0", 16) & 2)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A device was noticed."""
+
+    device_id: str
+    source: SightingSource
+    wall_s: float
+    """Seconds since 1970 UTC of the first sign."""
+
+    transition: Transition
+    weight: float
+    """0..1: 1 for coming and going, 0.2 for being there as always, 0 for what contradicts itself."""
+
+    rssi_dbm: Optional[int] = None
+    """The strongest frame's; None where the source has none."""
+
+    channel: Optional[int] = None
+    frames: int = 1
+    """How many signs (frames of the radio, messages) this stands for."""
+
+    reason: str = ""
+    """Why it counts nothing (`doubled`, `away`); else empty."""

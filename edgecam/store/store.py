@@ -10,8 +10,8 @@ from typing import Optional, Type
 from edgecam.clock import Clock, SystemClock
 from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
-from edgecam.store.backup import Backups
 from edgecam.store.db import Database, Lock
+from edgecam.store.devices import Devices
 from edgecam.store.vault import Sealer, load_master_key
 
 DATABASE = "edgecam.db"
@@ -21,10 +21,10 @@ _OUTBOX_MAX = 10_000
 _SQLITE_TAIL = ("-wal", "-shm", "-journal")
 
 
-class Store(Backups):
+class Store(Devices):
     """People, faces, settings, visits, decisions, outbox, audit; safe to use from several threads.
 
-    See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`.
+    See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`, `Devices`.
     """
 
     _file_lock: Optional[Lock] = None
