@@ -23,6 +23,10 @@ class StoreError(EdgecamError):
     """The state folder cannot be opened, read or written: fatal at start, retried on a full disk."""
 
 
+class DamagedError(StoreError):
+    """Something stored was altered since it was written; everything else can still be read."""
+
+
 class KeyMissingError(StoreError):
     """The master key is missing or is not the one this state was written with."""
 

@@ -49,7 +49,8 @@ def _restore(args: argparse.Namespace) -> int:
     if args.json:
         emit(answer)
     else:
-        print(f"restored: {answer['people']} people, {answer['faces']} faces, {answer['visits']} visits")
+        mended = f"; {answer['mended']} damaged entries mended" if answer["mended"] else ""
+        print(f"restored: {answer['people']} people, {answer['faces']} faces, {answer['visits']} visits{mended}")
     return 0
 
 

@@ -6,9 +6,10 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -82,21 +83,53 @@ def _state(subject: Subject) -> Iterator[Finding]:
         yield Finding("state", "hint", f"{state} is empty", "edgecam enroll NAME PHOTO...")
         return
     if subject.live:
-        yield Finding("state", "ok", f"{state} is in use by the daemon")
-        return
-    from edgecam.store import Store
+        from edgecam.daemon import talk
 
-    with Store.open(state, subject.config.store) as store:
-        problems = store.problems()
-        people, waiting = len(store.people()), store.outbox_size()
-    if problems:
-        yield Finding(
-            "state", "broken", f"the database is damaged: {problems[0]}", "edgecam restore FILE --mode replace"
-        )
+        path = talk.socket_path(state)
+        check, status = (next(talk.ask(path, {"op": op})) for op in ("check", "status"))
     else:
+        from edgecam.pipeline.operations import execute
+        from edgecam.store import Store
+
+        with Store.open(state, subject.config.store) as store:
+            check, status = (next(execute(store, {"op": op})) for op in ("check", "status"))
+    people, waiting = status["people"], status["outbox"]
+    if check["problems"]:
+        fix = "edgecam restore FILE --mode replace"
+        yield Finding("state", "broken", f"the database is damaged: {check['problems'][0]}", fix)
+    yield from _damage(check["damaged"])
+    if not (check["problems"] or check["damaged"]):
         yield Finding("state", "ok", f"key and database are sound; {people} people, {waiting} alerts wait")
     if not people:
         yield Finding("people", "hint", "nobody is enrolled: everybody is unknown", "edgecam enroll NAME PHOTO...")
+
+
+_MENDED = "edgecam restore BACKUP (an undamaged one; what is sound here stays)"
+_DAMAGE: List[Tuple[Tuple[str, ...], str, str]] = [
+    (
+        ("keys",),
+        "keys, so that nothing under them can be read",
+        f"{_MENDED}; or: edgecam people forget ID, and enrol again",
+    ),
+    (("people",), "names or consents", f"{_MENDED}; or: edgecam people rename ID NAME"),
+    (("vectors", "features"), "vectors", "made anew from the pictures by the next start of `edgecam run`"),
+    (("crops",), "pictures of faces", f"{_MENDED}; or: edgecam people forget ID, and enrol again"),
+    (("faces",), "sources of faces", _MENDED),
+    (("pictures", "decisions", "visits"), "parts of the history", f"{_MENDED}; it goes when it expires"),
+    (("outbox",), "waiting alerts", "dropped and counted by the next `edgecam run`"),
+    (("settings",), "settings (their defaults hold)", f"{_MENDED}; or set them again"),
+    (("strangers",), "features of strangers", "they expire within 30 days"),
+]
+"""By table: what is damaged, and what helps."""
+
+
+def _damage(found: List[Dict[str, Any]]) -> Iterator[Finding]:
+    """One finding a kind and owner."""
+    for tables, what, fix in _DAMAGE:
+        counts = Counter(entry["owner"] for entry in found if entry["table"] in tables)
+        for owner, count in counts.items():
+            whose = f" of {owner}" if owner else ""
+            yield Finding("damage", "broken", f"{count} damaged{whose}: {what}", fix)
 
 
 def _key(subject: Subject) -> Iterator[Finding]:

@@ -120,5 +120,10 @@ class Keeper:
         self._store.put(BACKUP_KEY, now_s)
         self._problems.end(BOX, "backup_failing")
         _LOGGER.info("backup written: %s", path.name)
+        if problems := self._store.problems():
+            told = f"{len(problems)} entries are damaged, older backups are kept: `edgecam doctor` says what helps"
+            self._problems.begin(BOX, "store_damaged", told)
+            return
+        self._problems.end(BOX, "store_damaged")
         for old in sorted(folder.glob("edgecam-*.db"))[:-_BACKUPS_KEPT]:
             old.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import logging
+from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -11,39 +12,64 @@ from edgecam.identify import Household
 from edgecam.pipeline.wire import face_crop_of, floats_of, pack_array
 from edgecam.types import Floats
 
+_LOGGER = logging.getLogger(__name__)
+
 Ask = Callable[..., Iterator[Dict[str, Any]]]
 """`ask("people.list", who=...)` runs an operation and yields its answer."""
 
 _BATCH = 32
+_IDS_TOLD = 5
 
 
 def load_household(ask: Ask, encoder: Encoder) -> Tuple[Household, Dict[str, str]]:
-    """Return the enrolled faces and the names by person id; faces without a vector of this encoder are embedded."""
-    reembed(ask, encoder)
+    """Return the enrolled faces and the names by person id; faces without a vector of this encoder are embedded.
+
+    Faces that are damaged beyond that are left out, and told of in one line of the log.
+    """
+    lost = reembed(ask, encoder)
     names: Dict[str, str] = {}
     rows: List[Tuple[str, Floats, bool]] = []
+    gone: List[str] = []
     for record in ask("gallery", model=encoder.version):
         if "person_id" not in record:
             continue
         names[record["person_id"]] = record["name"]
+        lost -= set(record["face_ids"])
+        if record["faces"] and not record["face_ids"]:
+            gone.append(record["person_id"])
         if record["face_ids"]:
             vectors = floats_of(record["vectors"], "vectors", record["dim"])
             rows += [(record["person_id"], v, ir) for v, ir in zip(vectors, record["infrared"])]
+    if lost:
+        nothing = f"; nothing is left of person {_some(gone)}" if gone else ""
+        _LOGGER.warning(
+            "%d damaged faces are left out (%s)%s: `edgecam doctor` says what helps", len(lost), _some(lost), nothing
+        )
     return Household.of(rows), names
 
 
-def reembed(ask: Ask, encoder: Encoder) -> int:
-    """Make the vectors that faces lack for this encoder, from their stored crops; return how many."""
+def _some(ids: Collection[str]) -> str:
+    first = sorted(ids)[:_IDS_TOLD]
+    return ", ".join(first) + (f" and {len(ids) - len(first)} more" if len(ids) > len(first) else "")
+
+
+def reembed(ask: Ask, encoder: Encoder) -> Set[str]:
+    """Make the vectors that faces lack for this encoder, from their stored crops; return whose crops are damaged."""
+    lost: Set[str] = set()
     missing = [face for record in ask("gallery", model=encoder.version) for face in record.get("missing", ())]
     for start in range(0, len(missing), _BATCH):
-        records = list(ask("faces.crops", face_ids=missing[start : start + _BATCH]))
+        answer = list(ask("faces.crops", face_ids=missing[start : start + _BATCH]))
+        lost.update(record["face_id"] for record in answer if record.get("damaged"))
+        records = [record for record in answer if not record.get("damaged")]
+        if not records:
+            continue
         made = embed(encoder, [face_crop_of(record) for record in records])
         vectors = [
             {"face_id": record["face_id"], "vector": pack_array(v), "features": pack_array(f)}
             for record, v, f in zip(records, made.vectors, made.features)
         ]
         list(ask("faces.put_vectors", model=encoder.version, vectors=vectors))
-    return len(missing)
+    return lost
 
 
 def local_strangers(ask: Ask, encoder: Encoder) -> Optional[Floats]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from edgecam.clock import Clock, SystemClock
-from edgecam.errors import ConfigError
+from edgecam.errors import ConfigError, DamagedError
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -181,8 +181,12 @@ def _faces_add(call: Call) -> Iterator[Record]:
 
 
 def _faces_crops(call: Call) -> Iterator[Record]:
+    """One line a face; `damaged` in place of a picture that cannot be read any more."""
     for face_id in call.list("face_ids"):
-        yield {"face_id": face_id, **pack_face_crop(call.store.crop(str(face_id)))}
+        try:
+            yield {"face_id": face_id, **pack_face_crop(call.store.crop(str(face_id)))}
+        except DamagedError:
+            yield {"face_id": face_id, "damaged": True}
 
 
 def _faces_put_vectors(call: Call) -> Iterator[Record]:
@@ -201,11 +205,12 @@ def _faces_remove(call: Call) -> Iterator[Record]:
 
 
 def _gallery(call: Call) -> Iterator[Record]:
-    """One line a person (also one without a vector), then the faces that lack one, then the end."""
+    """One line a person (also one without a vector), then the faces that want a new one, then the end."""
     model = call.text("model")
     with call.store.transaction():
         gallery, people = call.store.gallery(model), call.store.people()
-        missing, generation = call.store.missing(model), call.store.generation()
+        damaged = {*gallery.damaged, *call.store.features(model).damaged}
+        missing, generation = [*call.store.missing(model), *sorted(damaged)], call.store.generation()
     rows: Dict[str, List[int]] = {person.id: [] for person in people}
     for row, owner in enumerate(gallery.person_ids):
         rows[owner].append(row)
@@ -220,6 +225,7 @@ def _gallery(call: Call) -> Iterator[Record]:
             "vectors": pack_array(gallery.vectors[mine]) if mine else "",
             "qualities": [round(float(gallery.qualities[row]), 4) for row in mine],
             "infrared": [bool(gallery.infrared[row]) for row in mine],
+            "faces": person.faces,
         }
     for start in range(0, len(missing), _IDS_A_LINE):
         yield {"missing": missing[start : start + _IDS_A_LINE]}
@@ -315,7 +321,8 @@ def _audit(call: Call) -> Iterator[Record]:
 
 
 def _check(call: Call) -> Iterator[Record]:
-    yield {"problems": call.store.problems()}
+    damaged = [{**damage._asdict(), "place": damage.place} for damage in call.store.damaged()]
+    yield {"problems": call.store.file_problems(), "damaged": damaged}
 
 
 def _pause(call: Call) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from edgecam.store.backup import BACKUP_NOTE
 from edgecam.store.people import clean_name
 from edgecam.store.records import (
     AuditRow,
+    Damage,
     FaceRecord,
     Gallery,
     Message,
@@ -20,6 +21,7 @@ from edgecam.store.ulid import new_ulid
 __all__ = [
     "BACKUP_NOTE",
     "AuditRow",
+    "Damage",
     "FaceRecord",
     "Gallery",
     "Message",

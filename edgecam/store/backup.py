@@ -12,8 +12,8 @@ from typing import Iterator, List, Literal, Optional
 
 from edgecam.errors import ConfigError, KeyMissingError, StoreError
 from edgecam.store.base import caller
+from edgecam.store.check import Check
 from edgecam.store.db import Database, translated
-from edgecam.store.erase import Erase
 from edgecam.store.records import Restored
 from edgecam.store.vault import sync_folder
 
@@ -24,7 +24,7 @@ _SUFFIX = ".db"
 _PART = ".part"
 
 
-class Backups(Erase):
+class Backups(Check):
     """Backups hold everything but the master key and the outbox."""
 
     def backup(self, folder: Optional[Path] = None) -> Path:
@@ -59,7 +59,8 @@ class Backups(Erase):
 
         Args:
             path: a file that `backup` wrote.
-            mode: `merge` adds the people, faces and visits that are not here; `replace` returns to the backup's state.
+            mode: `merge` adds the people, faces and visits that are not here, and mends what is damaged here; `replace`
+                returns to the backup's state.
 
         Raises:
             KeyMissingError: it was written with another master key.
@@ -69,7 +70,8 @@ class Backups(Erase):
         try:
             with self._opened_copy(path, part) as copy:
                 if found := copy.problems():
-                    raise StoreError(f"{path} is damaged ({found[0]}): take another backup")
+                    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+                    raise StoreError(f"{path} is damaged ({found[0]}{more}): take another backup")
                 self._bury(copy, merged=mode == "merge")
                 restored = self._replace(copy) if mode == "replace" else self._merge(copy)
         finally:
@@ -191,6 +193,8 @@ class Backups(Erase):
         return Restored(*counts[0])
 
     def _merge(self, copy: Backups) -> Restored:
+        with self.transaction():
+            mended = self._mend(copy)
         self._make_names_free(copy)
         run, rows = self._db.run, self._db.rows
         with self._attached(copy):
@@ -214,7 +218,7 @@ class Backups(Erase):
             for table in ("settings", "strangers", "tombstones", "audit"):
                 run(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM old.{table}")  # noqa: S608 - constants
             self._bump()
-        return Restored(len(people), len(faces), len(visits))
+        return Restored(len(people), len(faces), len(visits), mended)
 
     def _take(self, table: str, column: str, values: List[str]) -> None:
         self._db.run_many(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterable, Iterator, List, Set
+from typing import Dict, Iterable, Iterator, List, Optional, Set
 
 from edgecam.clock import Clock
 from edgecam.config import StoreConfig
-from edgecam.errors import KeyMissingError, StoreError
+from edgecam.errors import DamagedError, KeyMissingError
 from edgecam.store.db import Database
 from edgecam.store.records import AuditRow, NotStoredError
 from edgecam.store.ulid import Ulids
@@ -38,16 +38,16 @@ class Base:
             KeyMissingError: it is another key (`source` says whose).
         """
         rows = self._db.rows("SELECT data FROM meta WHERE key = 'key_check'")
-        if not rows:
-            sealed = self._master.seal(_CHECK_PLACE, _CHECK)
-            self._db.run("INSERT INTO meta (key, data) VALUES ('key_check', ?)", (sealed,))
+        if rows and self._readable(None, _CHECK_PLACE, rows[0][0]) is not None:
             return
-        try:
-            self._master.open(_CHECK_PLACE, rows[0][0])
-        except StoreError as err:
+        wrapped = self._db.rows("SELECT owner, wrapped FROM keys")
+        # A damaged mark is no reason to lock everybody out: the key that opens others is the right one.
+        if rows and all(self._readable(None, f"keys:{owner}:wrapped", blob) is None for owner, blob in wrapped):
             raise KeyMissingError(
                 f"the key in {source} is not the one that {self._db.path} was written with: put the right key back"
-            ) from err
+            )
+        sealed = self._master.seal(_CHECK_PLACE, _CHECK)
+        self._db.run("INSERT OR REPLACE INTO meta (key, data) VALUES ('key_check', ?)", (sealed,))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -69,6 +69,17 @@ class Base:
             sealer = Sealer(self._master.open(f"keys:{owner}:wrapped", rows[0][0]))
             self._keys[owner] = sealer
         return sealer
+
+    def _readable(self, owner: Optional[str], place: str, blob: bytes) -> Optional[bytes]:
+        """Return what was sealed for a person or visit (None: for the house); None if it is damaged."""
+        try:
+            return (self._master if owner is None else self._key(owner)).open(place, blob)
+        except (DamagedError, NotStoredError):
+            return None
+
+    def _text(self, owner: Optional[str], place: str, blob: bytes, otherwise: str) -> str:
+        data = self._readable(owner, place, blob)
+        return otherwise if data is None else data.decode()
 
     def _new_key(self, owner: str) -> Sealer:
         key = new_key()
@@ -115,10 +126,6 @@ class Base:
         """Return the newest notes, newest first."""
         rows = self._db.rows("SELECT wall_s, actor, action, target FROM audit ORDER BY rowid DESC LIMIT ?", (limit,))
         return [AuditRow(*row) for row in rows]
-
-    def problems(self) -> List[str]:
-        """Return what is wrong with the database file; nothing if it is sound. Reads all of it."""
-        return self._db.problems()
 
 
 def caller() -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import asdict, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from edgecam.clock import WALL_TRUSTED_AFTER_S
-from edgecam.errors import ConfigError, StoreError
+from edgecam.errors import ConfigError, DamagedError, StoreError
 from edgecam.store.base import caller
-from edgecam.store.records import Purged, crop_png, pack_decision, unpack_crop, unpack_decision, unpack_floats
+from edgecam.store.records import Purged, crop_png, pack_decision, unpack_crop, unpack_floats
 from edgecam.store.settings import Settings
-from edgecam.store.vault import Sealer
 from edgecam.store.visits import Visits
 from edgecam.types import Decision, Person
 
@@ -49,6 +49,8 @@ class Erase(Visits, Settings):
 
     def export(self, person_id: str, actor: Optional[str] = None) -> Dict[str, Any]:
         """Return everything stored about a person; pictures are PNG bytes, vectors float32 arrays.
+
+        What is damaged is left out; a face without its `png` is.
 
         Raises:
             NotStoredError: nobody has this id.
@@ -144,10 +146,7 @@ class Erase(Visits, Settings):
         return {row[0] for row in rows}
 
     def _all_decisions(self) -> List[Decision]:
-        return [
-            unpack_decision(self._master.open(f"decisions:{decision_id}:body", body))
-            for decision_id, body in self._db.rows("SELECT id, body FROM decisions ORDER BY seq")
-        ]
+        return self._decisions(self._db.rows("SELECT id, body FROM decisions ORDER BY seq"))
 
     def _tracks_of(self, person_ids: Set[str]) -> List[Tuple[str, int]]:
         """Return the (visit, track) that may show one of these people."""
@@ -164,22 +163,21 @@ class Erase(Visits, Settings):
         """Delete a track's pictures and give the visit's other pictures a new key."""
         if not self._db.run("DELETE FROM pictures WHERE visit = ? AND track = ?", (visit_id, track)):
             return
-        old = self._key(visit_id)
-        kept = self._db.rows("SELECT id, crop FROM pictures WHERE visit = ?", (visit_id,))
+        rows = self._db.rows("SELECT id, crop FROM pictures WHERE visit = ?", (visit_id,))
+        places = [f"pictures:{picture_id}:crop" for picture_id, _ in rows]
+        opened = [self._readable(visit_id, place, blob) for place, (_, blob) in zip(places, rows)]
         self._destroy_keys([visit_id])
-        if not kept:
+        if not rows:
             return
         new = self._new_key(visit_id)
-        for picture_id, blob in kept:
-            place = f"pictures:{picture_id}:crop"
-            self._db.run(
-                "UPDATE pictures SET crop = ? WHERE id = ?", (new.seal(place, old.open(place, blob)), picture_id)
-            )
+        for place, (picture_id, _), data in zip(places, rows, opened):
+            if data is not None:  # what is damaged stays, and `doctor` goes on telling
+                self._db.run("UPDATE pictures SET crop = ? WHERE id = ?", (new.seal(place, data), picture_id))
 
     def _drop_outbox(self, gone: Set[str], told: re.Pattern[str]) -> None:
         about = {d.id for d in self._all_decisions() if gone & {d.person_id, *d.candidates}}
         for seq, row_id, decision, payload in self._db.rows("SELECT seq, id, decision, payload FROM outbox"):
-            text = self._master.open(f"outbox:{row_id}:payload", payload)
+            text = self._readable(None, f"outbox:{row_id}:payload", payload)
             if decision in about or _tells(text, told):
                 self._db.run("DELETE FROM outbox WHERE seq = ?", (seq,))
 
@@ -197,12 +195,15 @@ class Erase(Visits, Settings):
             self._db.run("UPDATE decisions SET person_id = ?, body = ? WHERE id = ?", (person_id, sealed, decision.id))
 
     def _drop_texts(self, told: re.Pattern[str]) -> None:
-        """Delete settings and summaries that tell of a person."""
+        """Delete settings, summaries and unreadable decisions that tell, or may tell, of a person."""
+        for decision_id, body in self._db.rows("SELECT id, body FROM decisions"):
+            if self._readable(None, f"decisions:{decision_id}:body", body) is None:
+                self._db.run("DELETE FROM decisions WHERE id = ?", (decision_id,))
         for key, value in self._db.rows("SELECT key, value FROM settings"):
-            if _tells(self._master.open(f"settings:{key}:value", value), told):
+            if _tells(self._readable(None, f"settings:{key}:value", value), told):
                 self._db.run("DELETE FROM settings WHERE key = ?", (key,))
         for visit_id, summary in self._db.rows("SELECT id, summary FROM visits WHERE summary IS NOT NULL"):
-            if _tells(self._master.open(f"visits:{visit_id}:summary", summary), told):
+            if _tells(self._readable(None, f"visits:{visit_id}:summary", summary), told):
                 self._db.run("UPDATE visits SET summary = NULL WHERE id = ?", (visit_id,))
 
     def _restamp(self, now_wall_s: float) -> None:
@@ -221,36 +222,33 @@ class Erase(Visits, Settings):
         return [row[0] for row in rows]
 
     def _export_face(self, face_id: str, about: Dict[str, Any]) -> Dict[str, Any]:
-        data = self._crop_bytes(face_id)
-        crop = unpack_crop(data)
-        key = self._key(about["person_id"])
+        picture: Dict[str, Any] = {}
+        with contextlib.suppress(DamagedError):
+            data = self._crop_bytes(face_id)
+            crop = unpack_crop(data)
+            picture = {"png": crop_png(data), "box": crop.box.tolist(), "landmarks": crop.landmarks.tolist()}
         return {
             **about,
-            "png": crop_png(data),
-            "box": crop.box.tolist(),
-            "landmarks": crop.landmarks.tolist(),
-            "vectors": self._export_vectors(key, "vectors", "vector", face_id),
-            "features": self._export_vectors(key, "features", "features", face_id),
+            **picture,
+            "vectors": self._export_vectors(about["person_id"], "vectors", "vector", face_id),
+            "features": self._export_vectors(about["person_id"], "features", "features", face_id),
         }
 
-    def _export_vectors(self, key: Sealer, table: str, column: str, face_id: str) -> Dict[str, Any]:
+    def _export_vectors(self, owner: str, table: str, column: str, face_id: str) -> Dict[str, Any]:
         rows = self._db.rows(f"SELECT model, {column} FROM {table} WHERE face_id = ?", (face_id,))  # noqa: S608 - constants
-        return {model: unpack_floats(key.open(f"{table}:{face_id}/{model}:{column}", blob)) for model, blob in rows}
+        opened = {model: self._readable(owner, f"{table}:{face_id}/{model}:{column}", blob) for model, blob in rows}
+        return {model: unpack_floats(data) for model, data in opened.items() if data is not None}
 
     def _export_pictures(self, visit_id: str, track: int) -> Sequence[Dict[str, Any]]:
         rows = self._db.rows("SELECT id, crop FROM pictures WHERE visit = ? AND track = ?", (visit_id, track))
-        return [
-            {
-                "visit": visit_id,
-                "track": track,
-                "png": crop_png(self._key(visit_id).open(f"pictures:{picture_id}:crop", blob)),
-            }
-            for picture_id, blob in rows
-        ]
+        opened = [self._readable(visit_id, f"pictures:{picture_id}:crop", blob) for picture_id, blob in rows]
+        return [{"visit": visit_id, "track": track, "png": crop_png(data)} for data in opened if data is not None]
 
 
-def _tells(data: bytes, told: re.Pattern[str]) -> bool:
-    """Whether a JSON or plain text names one of the people searched for."""
+def _tells(data: Optional[bytes], told: re.Pattern[str]) -> bool:
+    """Whether a JSON or plain text names one of the people searched for, or is too damaged to know."""
+    if data is None:
+        return True
     try:
         value = json.loads(data)
     except ValueError:

@@ -78,7 +78,7 @@ class Faces(People):
             FaceRecord(
                 face_id,
                 owner,
-                self._key(owner).open(f"faces:{face_id}:source", source).decode(),
+                self._text(owner, f"faces:{face_id}:source", source, otherwise="(damaged)"),
                 quality,
                 bool(infrared),
                 yaw,
@@ -92,6 +92,7 @@ class Faces(People):
 
         Raises:
             NotStoredError: no face has this id.
+            DamagedError: it cannot be read any more.
         """
         return unpack_crop(self._crop_bytes(face_id))
 
@@ -130,7 +131,7 @@ class Faces(People):
         return removed
 
     def gallery(self, model: str) -> Gallery:
-        """Return all vectors of a model, ordered by person and face."""
+        """Return all readable vectors of a model, ordered by person and face."""
         return self._gallery("vectors", "vector", model)
 
     def features(self, model: str) -> Gallery:
@@ -143,14 +144,17 @@ class Faces(People):
             "WHERE model = ? ORDER BY person_id, face_id",
             (model,),
         )
-        opened = [self._key(owner).open(f"{table}:{face}/{model}:{column}", blob) for owner, face, _, _, blob in rows]
-        values = np.frombuffer(b"".join(opened), "<f4").astype(np.float32)
+        opened = [self._readable(row[0], f"{table}:{row[1]}/{model}:{column}", row[4]) for row in rows]
+        damaged = tuple(row[1] for row, data in zip(rows, opened) if data is None)
+        rows = [row for row, data in zip(rows, opened) if data is not None]
+        values = np.frombuffer(b"".join(filter(None, opened)), "<f4").astype(np.float32)
         return Gallery(
             tuple(row[0] for row in rows),
             tuple(row[1] for row in rows),
             values.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
             np.array([row[2] for row in rows], np.float32),
             np.array([row[3] for row in rows], np.bool_),
+            damaged,
         )
 
     def missing(self, model: str) -> List[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Iterable, List, Optional, Sequence, Tuple
 
 from edgecam.store.base import Base
 from edgecam.store.records import OutboxRow
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Outbox(Base):
@@ -17,14 +20,23 @@ class Outbox(Base):
             self._append(messages, None)
 
     def outbox_peek(self, count: int = 100, after: int = 0) -> List[OutboxRow]:
-        """Return the oldest messages with a number above `after`; they stay until deleted."""
+        """Return the oldest messages with a number above `after`; they stay until deleted, damaged ones are dropped."""
         rows = self._db.rows(
             "SELECT seq, id, topic, payload, created_wall_s, critical FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
             (after, count),
         )
+        opened = [(row, self._readable(None, f"outbox:{row[1]}:payload", row[3])) for row in rows]
+        if damaged := [row[0] for row, payload in opened if payload is None]:
+            _LOGGER.warning(
+                "%d waiting alerts are damaged and dropped: `edgecam visits list` has the visits", len(damaged)
+            )
+            with self.transaction():
+                self.outbox_delete(damaged)
+                self._count_dropped(len(damaged))
         return [
-            OutboxRow(seq, topic, self._master.open(f"outbox:{row_id}:payload", payload), created, bool(critical))
-            for seq, row_id, topic, payload, created, critical in rows
+            OutboxRow(seq, topic, payload, created, bool(critical))
+            for (seq, _, topic, _, created, critical), payload in opened
+            if payload is not None
         ]
 
     def outbox_delete(self, seqs: Iterable[int]) -> None:
@@ -37,7 +49,7 @@ class Outbox(Base):
         return int(self._db.rows("SELECT count(*) FROM outbox")[0][0])
 
     def outbox_dropped(self) -> int:
-        """Return how many messages were ever dropped because the broker was away too long."""
+        """Return how many messages were ever dropped, because the broker was away too long or by damage."""
         return int(self._db.rows("SELECT number FROM meta WHERE key = 'outbox_dropped'")[0][0])
 
     def _append(self, messages: Sequence[Tuple[str, bytes, bool]], decision: Optional[str]) -> None:
@@ -54,4 +66,7 @@ class Outbox(Base):
             dropped = self._db.run(
                 "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY critical, seq LIMIT ?)", (excess,)
             )
-            self._db.run("UPDATE meta SET number = number + ? WHERE key = 'outbox_dropped'", (dropped,))
+            self._count_dropped(dropped)
+
+    def _count_dropped(self, count: int) -> None:
+        self._db.run("UPDATE meta SET number = number + ? WHERE key = 'outbox_dropped'", (count,))

@@ -80,7 +80,7 @@ class People(Base):
         return person
 
     def people(self) -> List[Person]:
-        """Return everybody enrolled, oldest first."""
+        """Return everybody enrolled, oldest first; who lost the name to damage is called by the id."""
         return [self._person(row) for row in self._db.rows(f"{_SELECT} ORDER BY id")]
 
     def person(self, person_id: str) -> Person:
@@ -149,12 +149,11 @@ class People(Base):
 
     def _person(self, row: Row) -> Person:
         person_id, role, created, name, consent, faces = row
-        key = self._key(person_id)
         return Person(
             person_id,
-            key.open(f"people:{person_id}:name", name).decode(),
+            self._text(person_id, f"people:{person_id}:name", name, otherwise=person_id),
             Role(role),
             created,
             faces,
-            json.loads(key.open(f"people:{person_id}:consent", consent)),
+            json.loads(self._text(person_id, f"people:{person_id}:consent", consent, otherwise="{}")),
         )

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecam.errors import StoreError
+from edgecam.errors import DamagedError, StoreError
 from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Verdict
 
 
@@ -48,6 +48,8 @@ class Gallery(NamedTuple):
     """(N,) float32, 0..1."""
     infrared: NDArray[np.bool_]
     """(N,) whether the face was seen in infrared."""
+    damaged: Tuple[str, ...] = ()
+    """Faces that are left out because their row cannot be read."""
 
 
 class Message(NamedTuple):
@@ -122,6 +124,23 @@ class Restored(NamedTuple):
     people: int
     faces: int
     visits: int
+    mended: int = 0
+    """Damaged entries replaced by the backup's."""
+
+
+class Damage(NamedTuple):
+    """A sealed entry that cannot be read any more."""
+
+    table: str
+    id: str
+    column: str
+    owner: Optional[str]
+    """The person or visit it belongs to; None: the house."""
+
+    @property
+    def place(self) -> str:
+        """What it was sealed for."""
+        return f"{self.table}:{self.id}:{self.column}"
 
 
 def pack_json(value: Any) -> bytes:
@@ -146,7 +165,7 @@ def unpack_crop(data: bytes) -> FaceCrop:
     scale, *numbers = _GEOMETRY.unpack_from(data)
     image = cv2.imdecode(np.frombuffer(crop_png(data), np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise StoreError("a stored face's picture cannot be decoded: restore a backup (`edgecam restore`)")
+        raise DamagedError("a stored face's picture cannot be decoded: `edgecam doctor` says what helps")
     landmarks = np.array(numbers[4:], np.float32).reshape(5, 2)
     return FaceCrop(image, np.array(numbers[:4], np.float32), landmarks, scale)
 

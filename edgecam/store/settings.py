@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,22 @@ from edgecam.store.base import Base
 from edgecam.store.records import pack_floats, pack_json
 from edgecam.types import Floats
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Settings(Base):
     """Sealed with the master key; what names a person goes when the person is forgotten."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the JSON value stored under this key."""
+        """Return the JSON value stored under this key; the default also if it is damaged (noted in the log)."""
         rows = self._db.rows("SELECT value FROM settings WHERE key = ?", (key,))
-        return json.loads(self._master.open(f"settings:{key}:value", rows[0][0])) if rows else default
+        if not rows:
+            return default
+        data = self._readable(None, f"settings:{key}:value", rows[0][0])
+        if data is None:
+            _LOGGER.warning("setting %s is damaged: the default is used; `edgecam doctor` says what helps", key)
+            return default
+        return json.loads(data)
 
     def put(self, key: str, value: Any) -> None:
         """Store a JSON value; None removes the key.
@@ -50,7 +59,8 @@ class Settings(Base):
     def stranger_features(self, model: str) -> Floats:
         """Return (N, K) float32 features of this model; (0, 0) without any."""
         rows = self._db.rows("SELECT id, features FROM strangers WHERE model = ? ORDER BY id", (model,))
-        if not rows:
+        opened = [self._readable(None, f"strangers:{row_id}:features", blob) for row_id, blob in rows]
+        kept = [data for data in opened if data is not None]
+        if not kept:
             return np.zeros((0, 0), np.float32)
-        opened = [self._master.open(f"strangers:{row_id}:features", blob) for row_id, blob in rows]
-        return np.frombuffer(b"".join(opened), "<f4").astype(np.float32).reshape(len(rows), -1)
+        return np.frombuffer(b"".join(kept), "<f4").astype(np.float32).reshape(len(kept), -1)

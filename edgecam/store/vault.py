@@ -12,7 +12,7 @@ from typing import Mapping, Optional, Tuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgecam.errors import KeyMissingError, StoreError
+from edgecam.errors import DamagedError, KeyMissingError, StoreError
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -35,12 +35,12 @@ class Sealer:
         """Return what was sealed at this place.
 
         Raises:
-            StoreError: the blob was altered, moved from elsewhere or sealed with another key.
+            DamagedError: the blob was altered, moved from elsewhere or sealed with another key.
         """
         try:
             return self._aes.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place.encode())
         except (InvalidTag, ValueError) as err:
-            raise StoreError(f"{place} is damaged: restore a backup (`edgecam restore`)") from err
+            raise DamagedError(f"{place} is damaged: `edgecam doctor` says what helps") from err
 
 
 def new_key() -> bytes:

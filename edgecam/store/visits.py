@@ -204,16 +204,13 @@ class Visits(Faces, Outbox):
         return unpack_crop(key.open(f"pictures:{picture_id}:crop", blob))
 
     def decisions(self, visit_ids: Iterable[str]) -> Dict[str, List[Decision]]:
-        """Return the decisions of these visits, in order."""
-        return {
-            visit_id: [
-                unpack_decision(self._master.open(f"decisions:{decision_id}:body", body))
-                for decision_id, body in self._db.rows(
-                    "SELECT id, body FROM decisions WHERE visit = ? ORDER BY seq", (visit_id,)
-                )
-            ]
-            for visit_id in visit_ids
-        }
+        """Return the readable decisions of these visits, in order."""
+        select = "SELECT id, body FROM decisions WHERE visit = ? ORDER BY seq"
+        return {visit_id: self._decisions(self._db.rows(select, (visit_id,))) for visit_id in visit_ids}
+
+    def _decisions(self, rows: Sequence[Row]) -> List[Decision]:
+        bodies = (self._readable(None, f"decisions:{decision_id}:body", body) for decision_id, body in rows)
+        return [unpack_decision(body) for body in bodies if body is not None]
 
     def _pictures(self, visit_id: str, track: int) -> Tuple[Any, List[Row]]:
         """Return the visit's key and (id, quality, infrared, yaw_deg, blob) of a track, best first."""
@@ -239,7 +236,7 @@ class Visits(Faces, Outbox):
         visit_id, place, camera, opened, closed, ignored, summary = row
         pictured = self._db.rows("SELECT DISTINCT track FROM pictures WHERE visit = ? ORDER BY track", (visit_id,))
         named = self._db.rows("SELECT track, person_id FROM labels WHERE visit = ?", (visit_id,))
-        opened_summary = self._master.open(f"visits:{visit_id}:summary", summary) if summary else b"{}"
+        told = self._text(None, f"visits:{visit_id}:summary", summary, otherwise="{}") if summary else "{}"
         return Visit(
             visit_id,
             place,
@@ -247,7 +244,7 @@ class Visits(Faces, Outbox):
             opened,
             closed,
             bool(ignored),
-            json.loads(opened_summary),
+            json.loads(told),
             tuple(decisions),
             tuple(track for (track,) in pictured),
             dict(named),

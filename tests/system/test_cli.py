@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +178,41 @@ def test_a_wrong_key_is_named(box: Box, tmp_path: Path) -> None:
     (copy / "master.key").write_bytes(os.urandom(32))
     done = Box(copy).run("people", "list", code=1)
     assert "key" in done.stderr
+
+
+def flip(box: Box, table: str, column: str, row: int = 0) -> None:
+    """Flip one bit of an entry of Colin Powell's, who was enrolled first."""
+    with contextlib.closing(sqlite3.connect(box.state / "edgecam.db")) as database:
+        select = f"SELECT rowid, {column} FROM {table} ORDER BY face_id LIMIT 1 OFFSET ?"  # noqa: S608 - constants
+        rowid, blob = database.execute(select, (row,)).fetchone()
+        damaged = bytes([*blob[:-1], blob[-1] ^ 1])
+        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (damaged, rowid))  # noqa: S608
+        database.commit()
+
+
+def damage_of(box: Box) -> Dict[str, str]:
+    findings = box.json("doctor", code=1)  # there is no camera
+    return {finding["text"].split(": ")[-1]: finding["fix"] for finding in findings if finding["check"] == "damage"}
+
+
+def test_one_damaged_face_stops_nobody(box: Box, photos: Path, tmp_path: Path) -> None:
+    mine = Box(tmp_path / "state")
+    shutil.copytree(box.state, mine.state)
+    backup = mine.json("backup", tmp_path)[0]["path"]
+    for table, column, row in (("vectors", "vector", 0), ("vectors", "vector", 1), ("crops", "crop", 1)):
+        flip(mine, table, column, row)
+    found = damage_of(mine)
+    assert set(found) == {"vectors", "pictures of faces"}
+    assert all(found.values())
+    probes = [sorted((photos / person).glob("*.jpg"))[8] for person in ("Colin_Powell", "Tony_Blair")]
+    done = mine.run("identify", *probes, "--json")
+    people = [json.loads(line)["faces"][0]["person"] for line in done.stdout.splitlines()]
+    assert people == ["Colin_Powell", "Tony_Blair"]
+    assert done.stderr.count("\n") == 1
+    assert "1 damaged faces are left out" in done.stderr
+    assert "Colin" not in done.stderr
+    assert mine.json("restore", backup)[0]["mended"] == 2, "one vector was made anew before"
+    assert damage_of(mine) == {}
 
 
 def test_help_names_every_command(box: Box) -> None:

@@ -170,7 +170,7 @@ def test_state_operations(store: Store, tmp_path: Path) -> None:
     assert not run(store, "pause", seconds=0)[0]["paused"]
     assert run(store, "purge")[0]["pictures"] == 0
     assert run(store, "strangers", model=MODEL)[0]["count"] == 0
-    assert run(store, "check") == [{"problems": []}]
+    assert run(store, "check") == [{"problems": [], "damaged": []}]
 
 
 def test_wrong_requests_are_refused_in_words(store: Store) -> None:

@@ -1,0 +1,70 @@
+"""What cannot be read any more: every sealed entry tried, and mended from a backup."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+from edgecam.store.erase import Erase
+from edgecam.store.records import Damage
+
+_OF_FACE = "(SELECT person_id FROM faces WHERE id = face_id)"
+_SEALED: Tuple[Tuple[str, str, str, str], ...] = (
+    ("keys", "wrapped", "owner", "NULL"),
+    ("people", "name", "id", "id"),
+    ("people", "consent", "id", "id"),
+    ("faces", "source", "id", "person_id"),
+    ("crops", "crop", "face_id", _OF_FACE),
+    ("vectors", "vector", "face_id || '/' || model", _OF_FACE),
+    ("features", "features", "face_id || '/' || model", _OF_FACE),
+    ("visits", "summary", "id", "NULL"),
+    ("decisions", "body", "id", "NULL"),
+    ("pictures", "crop", "id", "visit"),
+    ("outbox", "payload", "id", "NULL"),
+    ("settings", "value", "key", "NULL"),
+    ("strangers", "features", "id", "NULL"),
+)
+"""Table, sealed column, and in SQL: the id in its place, the owner of its key (NULL: the master key)."""
+
+
+class Check(Erase):
+    """Finding damage that SQLite cannot see, because the pages around it are sound."""
+
+    def problems(self) -> List[str]:
+        """Return what is wrong with file and contents; nothing if all is sound. Reads and decrypts all of it."""
+        return [*self.file_problems(), *(f"{damage.place} is damaged" for damage in self.damaged())]
+
+    def file_problems(self) -> List[str]:
+        """Return what SQLite finds wrong with the database file."""
+        return self._db.problems()
+
+    def damaged(self) -> Iterator[Damage]:
+        """Yield every sealed entry that does not open; of an owner whose key is damaged, the key alone."""
+        lost = set()
+        for table, column, name, owner_of in _SEALED:
+            select = f"SELECT rowid, {name}, {owner_of} FROM {table} ORDER BY rowid"  # noqa: S608 - constants
+            for rowid, row_id, owner in self._db.rows(select):
+                # One by one: the pictures of a big household do not fit into a small box's memory.
+                blobs = self._db.rows(f"SELECT {column} FROM {table} WHERE rowid = ?", (rowid,))  # noqa: S608 - constants
+                damage = Damage(table, row_id, column, row_id if table == "keys" else owner)
+                if not blobs or blobs[0][0] is None or owner in lost or self._opens(damage, blobs[0][0]):
+                    continue
+                if table == "keys":
+                    lost.add(row_id)
+                yield damage
+
+    def _opens(self, entry: Damage, blob: bytes) -> bool:
+        sealed_by = None if entry.table == "keys" else entry.owner
+        return self._readable(sealed_by, entry.place, blob) is not None
+
+    def _mend(self, copy: Check) -> int:
+        """Replace what is damaged here by what a copy has in its place; return how much."""
+        mended = 0
+        for damage in self.damaged():
+            table, row_id, column, _ = damage
+            where = next(name for sealed, _, name, _ in _SEALED if sealed == table)
+            select = f"SELECT {column} FROM {table} WHERE {where} = ?"  # noqa: S608 - constants
+            for (blob,) in copy._db.rows(select, (row_id,)):
+                if blob is not None and self._opens(damage, blob):
+                    self._db.run(f"UPDATE {table} SET {column} = ? WHERE {where} = ?", (blob, row_id))  # noqa: S608 - constants
+                    mended += 1
+        return mended
