@@ -116,6 +116,7 @@ _DAMAGE: List[Tuple[Tuple[str, ...], str, str]] = [
     (("crops",), "pictures of faces", f"{_MENDED}; or: edgecam people forget ID, and enrol again"),
     (("faces",), "sources of faces", _MENDED),
     (("pictures", "decisions", "visits"), "parts of the history", f"{_MENDED}; it goes when it expires"),
+    (("devices",), "devices", f"{_MENDED}; or: edgecam devices remove ID, and add it again"),
     (("outbox",), "waiting alerts", "dropped and counted by the next `edgecam run`"),
     (("settings",), "settings (their defaults hold)", f"{_MENDED}; or set them again"),
     (("strangers",), "features of strangers", "they expire within 30 days"),

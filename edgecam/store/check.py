@@ -19,6 +19,7 @@ _SEALED: Tuple[Tuple[str, str, str, str], ...] = (
     ("visits", "summary", "id", "NULL"),
     ("decisions", "body", "id", "NULL"),
     ("pictures", "crop", "id", "visit"),
+    ("devices", "body", "id", "person_id"),
     ("outbox", "payload", "id", "NULL"),
     ("settings", "value", "key", "NULL"),
     ("strangers", "features", "id", "NULL"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -10,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from edgecam.clock import WALL_TRUSTED_AFTER_S
-from edgecam.errors import ConfigError, StoreError
+from edgecam.errors import ConfigError, DamagedError, StoreError
 from edgecam.store.backup import Backups
 from edgecam.store.base import caller
 from edgecam.store.db import Row
@@ -80,9 +81,10 @@ class Devices(Backups):
         """Return the devices of this address (more than one after two households' backups were merged)."""
         found = []
         for (person_id,) in self._db.rows("SELECT DISTINCT person_id FROM devices ORDER BY person_id"):
-            wanted = self._address_hash(person_id, kind, address)
-            rows = self._db.rows(f"{_SELECT} WHERE person_id = ? AND address_hash = ?", (person_id, wanted))
-            found += [self._device(row) for row in rows]
+            with contextlib.suppress(DamagedError):  # a key that is gone hides its owner's devices only
+                wanted = self._address_hash(person_id, kind, address)
+                rows = self._db.rows(f"{_SELECT} WHERE person_id = ? AND address_hash = ?", (person_id, wanted))
+                found += [self._device(row) for row in rows]
         return found
 
     def change_device(

@@ -31,6 +31,7 @@ SEALED = [
     ("visits", "summary"),
     ("decisions", "body"),
     ("pictures", "crop"),
+    ("devices", "body"),
     ("outbox", "payload"),
     ("settings", "value"),
     ("strangers", "features"),
@@ -56,6 +57,7 @@ def live_with(store: Store, name: str, seed: int) -> Person:
     store.record(known(f"d{seed}", visit, 1, person.id), [("event", f"{name} came".encode(), True)])
     store.add_visit_picture(visit, 1, crop(seed + 5))
     store.close_visit(visit, NOW, {"tracks": 1})
+    store.add_device(person.id, "wifi", f"02:00:00:00:00:{seed % 90:02}")
     store.put(f"key{seed}", name)
     store.add_stranger_features("m1", embedding(seed).features)
     return store.person(person.id)
@@ -110,6 +112,7 @@ def test_one_flipped_bit_anywhere_stops_nobody_else(store: Store, table: str, co
     assert [row.payload for row in store.outbox_peek()][-1] == b"Ben came"
     assert (store.get("key100", "none"), store.get("key200")) == ("none" if table == "settings" else "Ann", "Ben")
     assert len(store.stranger_features("m1")) == (1 if table == "strangers" else 2)
+    assert len(store.find_devices("wifi", "02:00:00:00:00:20")) == 1
     assert len(store.export(ben.id)["faces"]) == 2
     assert len(store.export(store.people()[0].id)["faces"]) == 2
 
