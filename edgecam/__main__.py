@@ -14,8 +14,8 @@ from edgecam import __version__
 from edgecam.errors import EdgecamError
 
 COMMANDS = (
-    "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits", "calibrate",
-    "doctor", "status", "backup", "eval", "bench",
+    "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits",
+    "devices", "presence", "calibrate", "doctor", "status", "backup", "eval", "bench",
 )  # fmt: skip
 
 

@@ -206,6 +206,30 @@ class PauseConfig(Section):
     """Daily times without perception and storage."""
 
     schedule: Tuple[QuietHours, ...] = ()
+class PresenceConfig(Section):
+    """Whose phone is near. All of it is off until something is named here; it never makes a stranger known."""
+
+    radio: Optional[Annotated[str, Field(pattern=r"^[^/\s]{1,15}$")]] = None
+    """Wi-Fi interface that `edgecam presence run` puts into monitor mode."""
+    channels: Annotated[Tuple[Annotated[int, Field(ge=1, le=233)], ...], Field(min_length=1)] = (1, 6, 11)
+    hop_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    """So long on each channel (AutoTune 6.1)."""
+    min_rssi_dbm: Annotated[int, Field(ge=-128, le=0)] = -55
+    """Weaker frames come from beyond the door (AutoTune 6.1); `edgecam presence calibrate` measures it."""
+    access_point_log: Optional[Path] = None
+    """hostapd's or an OpenWrt router's log lines."""
+    leases: Tuple[Path, ...] = ()
+    """dnsmasq's or ISC dhcpd's lease files."""
+    neighbours: bool = False
+    """Read the kernel's table of neighbours (never asks anybody)."""
+    mdns: Optional[Annotated[str, Field(pattern=r"^[^/\s]{1,15}$")]] = None
+    """Interface on which mDNS is listened for."""
+    ble: bool = False
+    """Listen for Bluetooth LE (tags and watches that keep their address)."""
+    away_after_s: Annotated[float, Field(ge=60, le=86_400)] = 600.0
+    """A device silent for so long has left; its next sign is a coming."""
+
+
 
 
 class RunConfig(Section):
@@ -234,6 +258,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
 
+    presence: PresenceConfig = PresenceConfig()
 def parse_config(data: Mapping[str, Any], where: str) -> Config:
     """Check a parsed file.
 

@@ -7,7 +7,7 @@ import base64
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from edgecam.cli.common import Backend, Sub, add_common, backend, emit, note
 from edgecam.errors import InputError
@@ -116,3 +116,24 @@ def _print(visit: Dict[str, Any]) -> None:
         picture = ", picture kept" if track["picture"] else ""
         reason = f" ({track['reason']})" if track["reason"] else ""
         print(f"  {track['track']}: {track['verdict']} {who}".rstrip() + f"{reason}{picture}")
+    for one in visit.get("present", ()):
+        _print_presence(one, visit["sightings"])
+
+
+_SOURCES = {
+    "ap": "access point", "dhcp": "DHCP", "arp": "neighbour table", "mdns": "mDNS", "ble": "Bluetooth",
+    "ha": "Home Assistant", "sniff": "radio",
+}  # fmt: skip
+
+
+def _print_presence(one: Dict[str, Any], sightings: List[Dict[str, Any]]) -> None:
+    """Explain who was near by their devices: information only, no verdict rests on it."""
+    who = " or ".join(one["people"])
+    said = f"near: {who}" if one["weight"] else f"cannot tell if {who} was near"
+    print(f"  {said} ({one['reason']}, weight {one['weight']:.1f})")
+    for seen in sightings:
+        if seen["person"] in one["people"]:
+            strength = "" if seen["rssi_dbm"] is None else f", {seen['rssi_dbm']} dBm"
+            frames = f", {seen['frames']} frames" if seen["source"] == "sniff" else ""
+            what = f"{seen['label'] or 'device'}: {_SOURCES[seen['source']]}, {seen['transition']}"
+            print(f"    {seen['offset_s']:+7.0f} s  {what}{strength}{frames}")

@@ -13,6 +13,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from edgecam.clock import Clock, SystemClock
 from edgecam.errors import ConfigError, DamagedError
+from edgecam.pipeline.devices import OPERATIONS as DEVICE_OPERATIONS
+from edgecam.pipeline.devices import sighting_records
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -150,7 +152,8 @@ def _people_consent(call: Call) -> Iterator[Record]:
 def _people_export(call: Call) -> Iterator[Record]:
     exported = call.store.export(call.person().id, call.actor or None)
     yield {"type": "person", **exported["person"]}
-    for kind, key in (("face", "faces"), ("decision", "decisions"), ("picture", "visit_pictures"), ("audit", "audit")):
+    kinds = {"face": "faces", "decision": "decisions", "picture": "visit_pictures", "device": "devices"}
+    for kind, key in {**kinds, "sighting": "sightings", "audit": "audit"}.items():
         for item in exported[key]:
             yield {"type": kind, **jsonable(item)}
 
@@ -264,7 +267,8 @@ def _visits_list(call: Call) -> Iterator[Record]:
 
 def _visits_show(call: Call) -> Iterator[Record]:
     names = {person.id: person.name for person in call.store.people()}
-    yield visit_record(_visit(call), names)
+    visit = _visit(call)
+    yield {**visit_record(visit, names), **sighting_records(call.store, visit.id, names)}
 
 
 def _visits_picture(call: Call) -> Iterator[Record]:
@@ -373,6 +377,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "settings.get": _settings_get,
     "settings.put": _settings_put,
     "strangers": _strangers,
+    **DEVICE_OPERATIONS,
     "visits.list": _visits_list,
     "visits.show": _visits_show,
     "visits.picture": _visits_picture,

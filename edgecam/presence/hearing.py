@@ -69,7 +69,7 @@ class Ear:
     """
 
     def __init__(self, devices: Mapping[bytes, str], min_rssi_dbm: int) -> None:
-        self._devices = dict(devices)
+        self._devices = devices
         self._min_rssi_dbm = min_rssi_dbm
         self._open: Dict[str, _Window] = {}
         self._twins: Dict[Tuple[str, int], _Sequence] = {}
