@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, FrozenSet, Generator, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, FrozenSet, Generator, Iterator, NoReturn
 
 import pytest
 
@@ -75,3 +78,29 @@ def registry() -> ModelRegistry:
 def models_dir(registry: ModelRegistry) -> Path:
     """Return the folder of the pulled models."""
     return registry.folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def fill_disk(small_disk: Path) -> Callable[[], None]:
+    """Return what fills the small disk to its last byte, by a file `ballast`."""
+
+    def fill() -> None:
+        handle = os.open(small_disk / "ballast", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with contextlib.suppress(OSError):
+            while os.write(handle, b"x" * 4096):
+                pass
+        os.close(handle)
+
+    return fill

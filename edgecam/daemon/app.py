@@ -113,6 +113,7 @@ class Daemon:
             self._options.state, store_config, clock=self._clock, outbox_max=alerts_config.outbox_max
         ) as store:
             self._store = store
+            store.want_room()
             self._set_up()
             try:
                 self._start()

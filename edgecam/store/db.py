@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +23,7 @@ _SCHEMA = Path(__file__).parent / "schema"
 _STRICT_SINCE = (3, 37)
 _BUSY_S = 5.0
 _POLL_S = 0.05
+_LEAST_BYTES = 64 * 1024
 
 Row = Tuple[Any, ...]
 
@@ -48,14 +51,12 @@ class Lock:
             raise StoreError(f"{path} cannot be opened ({err.strerror}): run as the folder's owner") from err
         try:
             self._take(path, wait_s)
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, b"%d\n" % os.getpid(), 0)
-        except OSError as err:
-            os.close(self._handle)
-            raise StoreError(f"{path} cannot be written ({err.strerror}): free some space") from err
         except StoreError:
             os.close(self._handle)
             raise
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's number
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, b"%d\n" % os.getpid(), 0)
 
     def _take(self, path: Path, wait_s: float) -> None:
         until = time.monotonic() + wait_s
@@ -99,20 +100,30 @@ class Database:
         with translated(self._shown):
             if not read_only:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            mode = "ro" if read_only else "rw"
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=_BUSY_S,
-            )
-        try:
-            with translated(self._shown):
-                self._prepare(wal=wal, read_only=read_only)
-        except BaseException:
-            self._connection.close()
-            raise
+            self._connection = self._connect("ro" if read_only else "rw")
+            try:
+                try:
+                    self._prepare(wal=wal, read_only=read_only)
+                except sqlite3.OperationalError:
+                    if read_only or not _is_full(path):
+                        raise
+                    # No room for the index of the log: this one connection keeps it in memory, and can at least read.
+                    self._connection.close()
+                    self._connection = self._connect("rw")
+                    self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                    self._prepare(wal=wal, read_only=read_only)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=_BUSY_S,
+        )
 
     def _prepare(self, *, wal: bool, read_only: bool) -> None:
         execute = self._connection.execute
@@ -261,13 +272,21 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as err:
-        raise StoreError(f"{path}: {_explain(str(err))}") from err
+        raise StoreError(f"{path}: {_explain(str(err), path)}") from err
     except OSError as err:
-        raise StoreError(f"{path}: {err.strerror or err}; check the folder's rights and the disk's space") from err
+        raise StoreError(f"{path}: {explain_os(err)}") from err
 
 
+def explain_os(err: OSError) -> str:
+    """Return why a file cannot be used, and what to do."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _FULL
+    return f"{err.strerror or err}; check the folder's rights"
+
+
+_FULL = "disk full: free some space and try again; what was stored is safe"
 _FAULTS = (
-    (("full",), "the disk is full: free some space; what was stored is safe"),
+    (("full",), _FULL),
     (("readonly", "read-only"), "the disk or the file is read-only: run as the folder's owner, or make it writable"),
     (
         ("malformed", "not a database"),
@@ -280,5 +299,15 @@ _FAULTS = (
 """Words of SQLite's messages (error codes come with Python 3.11), and what to tell the user."""
 
 
-def _explain(fault: str) -> str:
+def _is_full(path: Path) -> bool:
+    """Whether a file's disk has no room for the least that SQLite writes beside it."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(path.parent)
+        return disk.f_bavail * disk.f_frsize < _LEAST_BYTES
+    return False
+
+
+def _explain(fault: str, path: Path) -> str:
+    if ("unable to open" in fault or "I/O" in fault) and _is_full(path):
+        return _FULL
     return next((told for words, told in _FAULTS if any(word in fault for word in words)), fault)

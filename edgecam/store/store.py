@@ -12,7 +12,7 @@ from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store.db import Database, Lock
 from edgecam.store.devices import Devices
-from edgecam.store.vault import Sealer, load_master_key
+from edgecam.store.vault import Sealer, key_path, load_master_key, sync_folder
 
 DATABASE = "edgecam.db"
 LOCK = "lock"
@@ -71,12 +71,23 @@ class Store(Devices):
         cls, state: Path, path: Path, config: StoreConfig, clock: Clock, outbox_max: int, *, read_only: bool
     ) -> Store:
         new = not path.exists() or path.stat().st_size == 0
+        if new and path.exists() and key_path(state)[0].exists():
+            raise StoreError(
+                f"{path} is empty (0 bytes) although its key is there: what was stored is lost; move the file away, "
+                f"then bring back a backup (`edgecam restore FILE`) or enrol again (`edgecam enroll NAME PHOTO`)"
+            )
         if new and read_only:
             raise StoreError(f"{path} does not exist yet: enrol somebody first (`edgecam enroll NAME PHOTO`)")
         if not read_only:
             for left in state.glob("*.part*"):
                 left.unlink()
         master, source = load_master_key(state, create=new)
+        if new:
+            # Under another name until it is whole: an empty database is never one that was only begun.
+            part = state / f"{DATABASE}.part"
+            Database(part, wal=False, shown=path).close()
+            os.replace(part, path)
+            sync_folder(state)
         database = Database(path, read_only=read_only)
         try:
             store = cls(database, Sealer(master), config, clock, outbox_max)
@@ -90,6 +101,10 @@ class Store(Devices):
     def path(self) -> Path:
         """Return the database file."""
         return self._db.path
+
+    def want_room(self) -> None:
+        """Raise StoreError unless something can be written: on a full disk the store opens for reading."""
+        self._bump()
 
     def close(self) -> None:
         """Close the database and let the next process in."""

@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgecam.errors import DamagedError, KeyMissingError, StoreError
+from edgecam.store.db import explain_os
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -119,7 +120,7 @@ def write_private(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     except OSError as err:
         temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({err.strerror}): check the folder's rights and space") from err
+        raise StoreError(f"{path} cannot be written: {explain_os(err)}") from err
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import cv2
 import numpy as np
@@ -213,6 +213,25 @@ def test_one_damaged_face_stops_nobody(box: Box, photos: Path, tmp_path: Path) -
     assert "Colin" not in done.stderr
     assert mine.json("restore", backup)[0]["mended"] == 2, "one vector was made anew before"
     assert damage_of(mine) == {}
+
+
+def test_on_a_full_disk_the_daemon_says_so_and_the_rest_reads(
+    photos: Path, small_disk: Path, fill_disk: Callable[[], None]
+) -> None:
+    mine = Box(small_disk / "state")
+    first, probe, *_ = sorted((photos / "Colin_Powell").glob("*.jpg"))
+    mine.run("enroll", "Colin_Powell", first)
+    fill_disk()
+    done = mine.run("run", "--camera", "door=rtsp://127.0.0.1:9/x", code=1)
+    assert f"{mine.state}/edgecam.db: disk full: free some space" in done.stderr.splitlines()[-1]
+    done = mine.run("people", "rename", "Colin_Powell", "Colin", code=1)
+    assert f"{mine.state}/edgecam.db: disk full: free some space" in done.stderr
+    assert [row["name"] for row in mine.json("people", "list")] == ["Colin_Powell"]
+    assert mine.json("identify", probe)[0]["faces"][0]["nearest"] == "Colin_Powell"
+    assert mine.json("visits", "list") == []
+    assert mine.json("status", code=1)[0]["people"] == 1
+    found = {finding["check"]: finding["state"] for finding in mine.json("doctor", code=1)}
+    assert (found["state"], found["disk"]) == ("ok", "broken")
 
 
 def test_help_names_every_command(box: Box) -> None:

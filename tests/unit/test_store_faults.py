@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, List
 
 import numpy as np
 import pytest
@@ -220,22 +219,6 @@ def test_somebody_elses_state_is_refused_with_a_hint(tmp_path: Path) -> None:
         assert out.count("\n") == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True
-        ).returncode
-    ):
-        pytest.skip("no right to mount a small disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def fill_up(store: Store, names: List[str]) -> StoreError:
     """Enrol until the disk is full; `names` gets whose enrolment returned."""
     for i in range(500):
@@ -254,7 +237,7 @@ def test_a_full_disk_loses_nothing_and_heals(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(b"x" * 300_000)
     with Store.open(small_disk / "state") as store:
         told = fill_up(store, stored)
-        assert "the disk is full: free some space" in str(told)
+        assert "disk full: free some space" in str(told)
         assert "Person" not in str(told)
         assert [person.name for person in store.people()] == stored
         with pytest.raises(StoreError, match="disk"):
@@ -269,18 +252,73 @@ def test_a_full_disk_loses_nothing_and_heals(small_disk: Path) -> None:
         assert store.problems() == []
 
 
-def test_a_full_disk_at_the_first_start_is_said_so(small_disk: Path) -> None:
+def test_a_full_disk_at_the_first_start_is_said_so(small_disk: Path, fill_disk: Callable[[], None]) -> None:
     (small_disk / "state").mkdir()
-    handle = os.open(small_disk / "ballast", os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):
-        while os.write(handle, b"x" * 4096):
-            pass
-    os.close(handle)
-    with pytest.raises(StoreError, match=r"space|full") as failure:
+    fill_disk()
+    with pytest.raises(StoreError, match="disk full: free some space") as failure:
         Store.open(small_disk / "state")
     assert "\n" not in str(failure.value)
     (small_disk / "ballast").unlink()
     Store.open(small_disk / "state").close()
+
+
+def test_a_full_disk_is_read_all_the_same(small_disk: Path, fill_disk: Callable[[], None]) -> None:
+    with Store.open(small_disk / "state") as store:
+        ann = store.add_person("Ann")
+        store.add_face(ann.id, crop(1), quality=1.0, source="a", embedding=embedding(1))
+        store.record(decision("d1", "v1"), [("t", b"came", True)])
+    (small_disk / "state/lock").unlink()
+    fill_disk()
+    with Store.open(small_disk / "state") as store:
+        assert [person.name for person in store.people()] == ["Ann"]
+        assert len(store.gallery("m1").vectors) == 1
+        assert store.visits()[0].id == "v1"
+        assert store.problems() == []
+        for write in (store.want_room, lambda: store.add_person("Ben"), lambda: store.put("key", 1)):
+            with pytest.raises(StoreError, match=rf"{store.path}: disk full: free some space"):
+                write()
+        with pytest.raises(StoreError, match="in use"):
+            Store.open(small_disk / "state", wait_s=0)
+        (small_disk / "ballast").unlink()
+        store.want_room()
+        store.add_person("Ben")
+    with Store.open(small_disk / "state") as store:
+        assert [person.name for person in store.people()] == ["Ann", "Ben"]
+        assert store._db.rows("PRAGMA locking_mode") == [("normal",)]
+
+
+def test_an_empty_database_beside_its_key_is_no_new_state(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_person("Ann")
+        backup = store.backup(tmp_path / "copies")
+    path = tmp_path / "edgecam.db"
+    path.write_bytes(b"")
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match=r"is empty \(0 bytes\).*move the file away.*edgecam restore") as failure:
+            Store.open(tmp_path, read_only=read_only)
+        assert "\n" not in str(failure.value)
+    assert path.read_bytes() == b""
+    path.rename(tmp_path / "edgecam.db.empty")
+    with Store.open(tmp_path) as store:
+        assert store.restore(backup).people == 1
+
+
+BEGIN = """
+import os, sys
+from pathlib import Path
+from edgecam.store import Store
+from edgecam.store.db import Database
+Database._migrate = lambda *_: os._exit(9)
+Store.open(Path(sys.argv[1]))
+"""
+
+
+def test_a_first_start_that_is_cut_can_begin_again(tmp_path: Path) -> None:
+    begun = python(BEGIN, tmp_path)
+    begun.communicate(timeout=60)
+    assert begun.returncode == 9
+    assert (tmp_path / "master.key").exists()
+    Store.open(tmp_path).close()
 
 
 def test_a_read_only_disk_is_said_so(small_disk: Path) -> None:
