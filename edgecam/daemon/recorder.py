@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from edgecam.alerts.message import Alert, moment
@@ -14,10 +14,11 @@ from edgecam.alerts.policy import AlertPolicy
 from edgecam.clock import Clock
 from edgecam.config import AlertsConfig, StoreConfig
 from edgecam.daemon.health import BOX, Problems
+from edgecam.daemon.presence import Presence
 from edgecam.errors import StoreError
 from edgecam.pipeline.camera import Said
 from edgecam.pipeline.visits import Visit
-from edgecam.store import NotStoredError, Store, new_ulid
+from edgecam.store import FORGOTTEN, NotStoredError, Store, new_ulid
 from edgecam.store import Visit as StoredVisit
 from edgecam.types import Decision, Liveness, Person, Phase, Role, Verdict
 
@@ -63,6 +64,8 @@ class Recorder:
         self._policy = AlertPolicy(alerts)
         self._lock = threading.RLock()
         self._waiting: Deque[_Job] = deque()
+        self.presence: Optional[Presence] = None
+        """Told of visits, so that what it notices can be joined with them."""
         self.lost = 0
         """Words that were dropped from RAM because nothing could be stored for too long."""
         self.stored = 0
@@ -99,14 +102,15 @@ class Recorder:
             f" {decision.person_id}" if decision.person_id else "",
         )
         with self._lock:
-            alerts: List[Alert] = []
+            alerts: Dict[Decision, Sequence[Alert]] = {}
 
             def write() -> None:
-                # The rules remember what they said: asked once, whatever becomes of the transaction.
-                if not alerts:
-                    alerts.extend(self._announce(decision))
                 with self._store.transaction():
-                    self._store.record(decision, alerts)
+                    word = self._without_forgotten(decision)
+                    # The rules remember what they said: asked once, whatever becomes of the transaction.
+                    if word not in alerts:
+                        alerts[word] = self._announce(word)
+                    self._store.record(word, alerts[word])
                     if said.picture is not None and decision.phase is not Phase.NAMED and self._pictures:
                         self._store.add_visit_picture(decision.visit, decision.track, said.picture)
                 self.stored += 1
@@ -124,6 +128,8 @@ class Recorder:
         _LOGGER.info("visit %s at %s begins (camera %s)", visit.id, visit.place, camera)
         with self._lock:
             self._do(_Job(lambda: self._store.open_visit(visit.id, visit.place, camera, wall_s), f"visit {visit.id}"))
+        if self.presence is not None:
+            self.presence.opened(visit.id)
 
     def closed(self, visit: Visit) -> None:
         """Note that a visit ended."""
@@ -132,6 +138,8 @@ class Recorder:
         summary = {"tracks": visit.tracks, "motion_s": round(visit.motion_s, 1), "faces": visit.faces_seen}
         with self._lock:
             self._do(_Job(lambda: self._store.close_visit(visit.id, wall_s, summary), f"visit {visit.id}"))
+        if self.presence is not None:
+            self.presence.closed(visit.id)
 
     def retry(self) -> None:
         """Try to store what waits."""
@@ -188,7 +196,7 @@ class Recorder:
             decision,
             role=_role(decision, people),
             person_name=person.name if person else None,
-            candidate_names=[people[c].name if c in people else "" for c in decision.candidates],
+            candidate_names=[people[c].name for c in decision.candidates],
             local=self._local(decision.wall_s, decision.clock_trusted),
             now=moment(self._clock),
         )
@@ -196,13 +204,23 @@ class Recorder:
             _LOGGER.info("visit %s track %d: not announced, %s", decision.visit, decision.track, announcement.held_back)
         return announcement.alerts
 
+    def _without_forgotten(self, decision: Decision) -> Decision:
+        """Return a decision without people who were forgotten after the camera had recognised them."""
+        named = (decision.person_id, *decision.candidates)
+        there = self._people(named)
+        if all(who is None or who in there for who in named):
+            return decision
+        person_id = decision.person_id if decision.person_id in there else None
+        candidates = tuple(who for who in decision.candidates if who in there)
+        return replace(decision, person_id=person_id, candidates=candidates, reason=FORGOTTEN)
+
     def _people(self, ids: Sequence[Optional[str]]) -> Dict[str, Person]:
         found: Dict[str, Person] = {}
         for person_id in filter(None, ids):
             try:
                 found[person_id] = self._store.person(person_id)
             except NotStoredError:
-                continue  # forgotten while at the door
+                continue
         return found
 
     @staticmethod

@@ -1,6 +1,7 @@
 """Everything the box remembers, encrypted: open it with `Store.open(state_folder, config.store)`."""
 
 from edgecam.store.backup import BACKUP_NOTE
+from edgecam.store.erase import FORGOTTEN
 from edgecam.store.people import clean_name
 from edgecam.store.records import (
     AuditRow,
@@ -20,6 +21,7 @@ from edgecam.store.ulid import new_ulid
 
 __all__ = [
     "BACKUP_NOTE",
+    "FORGOTTEN",
     "AuditRow",
     "Damage",
     "FaceRecord",

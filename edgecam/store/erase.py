@@ -11,15 +11,19 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 from edgecam.clock import WALL_TRUSTED_AFTER_S
 from edgecam.errors import ConfigError, DamagedError, StoreError
 from edgecam.store.base import caller
-from edgecam.store.records import Purged, crop_png, pack_decision, unpack_crop, unpack_floats
+from edgecam.store.records import Purged, crop_png, pack_decision, pack_json, unpack_crop, unpack_floats
 from edgecam.store.settings import Settings
 from edgecam.store.visits import Visits
-from edgecam.types import Decision, Person
+from edgecam.types import Decision, Person, Phase
 
 _HOUR_S = 3600.0
 _DAY_S = 86400.0
 _CLUSTERED_H = 168.0
 _STRANGERS_S = 30 * _DAY_S
+_LAST_WORDS = (Phase.FINAL.value, Phase.CORRECTED.value)
+
+FORGOTTEN = "forgotten"
+"""Reason of a decision about somebody who was forgotten since."""
 
 
 class Erase(Visits, Settings):
@@ -175,11 +179,17 @@ class Erase(Visits, Settings):
                 self._db.run("UPDATE pictures SET crop = ? WHERE id = ?", (new.seal(place, data), picture_id))
 
     def _drop_outbox(self, gone: Set[str], told: re.Pattern[str]) -> None:
+        """Delete waiting alerts about these people; last words, for which somebody may wait, go out without them."""
         about = {d.id for d in self._all_decisions() if gone & {d.person_id, *d.candidates}}
         for seq, row_id, decision, payload in self._db.rows("SELECT seq, id, decision, payload FROM outbox"):
             text = self._readable(None, f"outbox:{row_id}:payload", payload)
-            if decision in about or _tells(text, told):
+            if decision not in about and not _tells(text, told):
+                continue
+            if (rest := _untold(text, told)) is None:
                 self._db.run("DELETE FROM outbox WHERE seq = ?", (seq,))
+            else:
+                sealed = self._master.seal(f"outbox:{row_id}:payload", rest)
+                self._db.run("UPDATE outbox SET payload = ? WHERE seq = ?", (sealed, seq))
 
     def _rewrite_decisions(self, gone: Set[str], heir: Optional[str]) -> None:
         """Put the heir, or nobody, in the place of these people."""
@@ -189,7 +199,7 @@ class Erase(Visits, Settings):
             person_id = heir if decision.person_id in gone else decision.person_id
             names = (heir if candidate in gone else candidate for candidate in decision.candidates)
             candidates = tuple(dict.fromkeys(name for name in names if name is not None))
-            reason = decision.reason if heir else "forgotten"
+            reason = decision.reason if heir else FORGOTTEN
             changed = replace(decision, person_id=person_id, candidates=candidates, reason=reason)
             sealed = self._master.seal(f"decisions:{decision.id}:body", pack_decision(changed))
             self._db.run("UPDATE decisions SET person_id = ?, body = ? WHERE id = ?", (person_id, sealed, decision.id))
@@ -254,6 +264,20 @@ def _tells(data: Optional[bytes], told: re.Pattern[str]) -> bool:
     except ValueError:
         value = data.decode("utf-8", "replace")
     return any(told.search(text) for text in _texts(value))
+
+
+def _untold(data: Optional[bytes], told: re.Pattern[str]) -> Optional[bytes]:
+    """Return the last word about a track without the people searched for; None if it is none."""
+    try:
+        message = json.loads(data or b"")
+    except ValueError:
+        return None
+    if not isinstance(message, dict) or message.get("phase") not in _LAST_WORDS:
+        return None
+    for key in ("person", "person_id"):
+        message[key] = None if told.search(str(message.get(key))) else message.get(key)
+    message["candidates"] = [one for one in message.get("candidates", ()) if not told.search(str(one))]
+    return pack_json({**message, "reason": FORGOTTEN})
 
 
 def _texts(value: Any) -> List[str]:
