@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Union
+from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -154,6 +154,9 @@ class AlertClient:
             **{self._topics.motion(camera): OFF.encode() for camera in cameras},
         }
         self._changed: Set[str] = set()
+        self._listened: Tuple[str, ...] = ()
+        self._on_heard: Callable[[str, bytes, bool], None] = lambda *_: None
+        self._listen_changed = False
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._report = LinkReport(Link.CONNECTING if config.host else Link.OFF, "", 0, 0, 0)
@@ -190,6 +193,15 @@ class AlertClient:
         """Look at the outbox now; call it after a commit."""
         with contextlib.suppress(OSError):  # full: awake anyway
             self._wake_w.send(b"x")
+
+    def listen(self, topics: Sequence[str], on_heard: Callable[[str, bytes, bool], None]) -> None:
+        """From now on hand over what others say on these topics: (topic, at most 256 bytes, whether it was retained).
+
+        Called in the client's thread; must not block.
+        """
+        with self._lock:
+            self._listened, self._on_heard, self._listen_changed = tuple(dict.fromkeys(topics)), on_heard, True
+        self.wake()
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until the outbox is empty and everything acknowledged; return whether it is."""
@@ -372,6 +384,7 @@ class AlertClient:
         wanted = [topics.available, *self._command_topics]
         if prefix is not None:
             wanted.append(discovery.status_topic(prefix))
+        self._listen_changed = bool(self._listened)
         session.subscribe(wanted)
         self._sweep_begin(session)
         self._introduce(session)
@@ -411,6 +424,10 @@ class AlertClient:
         if session.sweep and now_s > session.sweep_until_s:
             session.unsubscribe(session.sweep)
             session.sweep = []
+        if self._listen_changed:
+            self._listen_changed = False
+            if self._listened:
+                session.subscribe(self._listened)
         for message in session.take_messages():
             self._receive(session, message)
         self._heal(session)
@@ -492,6 +509,9 @@ class AlertClient:
 
     def _receive(self, session: Session, message: Received) -> None:
         topic, topics = message.topic, self._topics
+        if topic in self._listened:
+            self._on_heard(topic, message.payload, message.retain)
+            return
         if session.sweep and message.retain and self._sweep(session, message):
             return
         if topic == topics.available:

@@ -53,8 +53,8 @@ def _add(args: argparse.Namespace) -> int:
         _print(added)
     if added["random"]:
         note(
-            "this is a private (random) address: right if the phone shows it for your own Wi-Fi, where it is best set to "
-            "`Fixed` or `Off`; the addresses that phones search with change all the time and are of no use"
+            "this is a private (random) address: right if the phone shows it for your own Wi-Fi, where it is best set "
+            "to `Fixed` or `Off`; the addresses that phones search with change all the time and are of no use"
         )
     return 0
 

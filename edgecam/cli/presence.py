@@ -26,7 +26,7 @@ def add_parser(sub: Sub) -> None:
     made = actions.add_parser("replay", help="the enrolled devices in a capture")
     made.add_argument("pcap", type=Path, metavar="PCAP")
     made.add_argument("--all", action="store_true", help="everybody, by pseudonyms of this run (evaluation only)")
-    made.add_argument("--rssi", type=int, metavar="DBM", help="threshold (default: presence.min_rssi_dbm; with --all, none)")
+    made.add_argument("--rssi", type=int, metavar="DBM", help="threshold (default: as configured; with --all none)")
     add_common(made)
     made.set_defaults(func=_replay)
 

@@ -28,6 +28,7 @@ from edgecam.daemon.health import BOX, Beats, Problems, memory_mb, return_memory
 from edgecam.daemon.keeper import Keeper
 from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
+from edgecam.daemon.presence import Presence
 from edgecam.daemon.recorder import Recorder
 from edgecam.daemon.talk import PART, Uploads, socket_path
 from edgecam.daemon.turns import DetectingInTurn, EncodingInTurn, liveness_in_turn
@@ -136,6 +137,7 @@ class Daemon:
         self._pause = Pause(store, config.pause, clock)
         self._control = ControlServer(socket_path(self._options.state), self._answer)
         self._keeper = Keeper(store, config.store, clock, self._problems, self._beats, self._recorder, self._on_turn)
+        self._presence = self._new_presence(config)
         if config.run.button_gpio:
             self._button = Button(config.run.button_gpio, self._on_button, self._problems, self._beats)
 
@@ -173,6 +175,7 @@ class Daemon:
         if cut:
             _LOGGER.warning("%d visits were cut by the end of the last run: told as uncertain", cut)
         self._start_alerts()
+        self._presence.start()
         for camera in config.cameras:
             self._open_eye(camera)
         self._keeper.start()
@@ -188,6 +191,20 @@ class Daemon:
         return AlertClient(
             config.alerts, tuple(config.cameras), _Outbox(self._store), self._clock, self._on_command, __version__
         )
+
+    def _new_presence(self, config: Config) -> Presence:
+        made = Presence(
+            self._store,
+            config.presence,
+            socket_path(self._options.state).with_name("presence.sock"),
+            self._clock,
+            self._problems,
+            self._beats,
+            self._pause.active,
+            lambda topics: self._alerts.listen(topics, made.tracked),
+        )
+        self._recorder.presence = made
+        return made
 
     def _start_alerts(self) -> None:
         self._told.clear()
@@ -299,6 +316,8 @@ class Daemon:
                 # Also when the asker has hung up: what was changed is in use before the next face comes.
                 if isinstance(op, str) and changes_people(op) and self._ready:
                     self._gallery.refresh()
+                if isinstance(op, str) and op.startswith(("devices.", "people.", "restore")) and self._ready:
+                    self._presence.refresh()
 
     def _answer_pause(self, request: Mapping[str, Any]) -> Dict[str, Any]:
         seconds = pause_seconds(request)
@@ -342,6 +361,7 @@ class Daemon:
             "faces": sum(person.faces for person in people),
             "generation": self._gallery.generation if self._ready else -1,
             "model": self._shared.stages.encoder.version if self._ready else "",
+            "presence": self._presence.status(),
             "memory_mb": memory_mb(),
         }
 
@@ -440,6 +460,11 @@ class Daemon:
             self._alerts = self._shared.alerts = alerts
             self._recorder.set_rules(new.alerts)
             self._start_alerts()
+            self._presence.refresh()
+        if new.presence != old.presence:
+            self._presence.stop()
+            self._presence = self._new_presence(new)
+            self._presence.start()
         self._pause.set_schedule(new.pause)
         if new.identify != old.identify:
             self._gallery.set_factory(IdentifierFactory(self._shared.stages.encoder, new.embed, new.identify))
@@ -474,6 +499,7 @@ class Daemon:
         if self._button is not None:
             self._button.stop()
         ended = self._close_eyes(list(self._eyes))
+        self._presence.stop()
         self._keeper.stop()
         ended &= self._alerts.stop(_FAREWELL_S)
         self._recorder.retry()
