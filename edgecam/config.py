@@ -130,6 +130,10 @@ class LivenessConfig(Section):
     """Anti-spoof nets, if they are installed; without them a photo of somebody is announced by name."""
     eyes: Literal["net", "dlib", "none"] = "net"
     """What follows blinks; dlib needs its landmark file, whose licence forbids commercial use."""
+    challenge: Literal["off", "request", "unproven"] = "off"
+    """Ask people to turn the head or to blink: never, when told to, or also whenever a known face stays unproven."""
+    challenge_s: Annotated[float, Field(ge=3, le=60)] = 8.0
+    """So long they may take over it."""
 
 
 class QuietHours(Section):

@@ -34,6 +34,9 @@ class Evidence:
     waiting: bool = False
     """Liveness is still being looked at: an early name should wait for it."""
 
+    note: str = ""
+    """Why it is not proven to be alive, in words."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -60,7 +63,9 @@ def conclude(evidence: Evidence, config: LivenessConfig) -> Outcome:
     unproven = config.policy == "sensitive" and evidence.liveness is not Liveness.LIVE
     if match.verdict is Verdict.KNOWN and (evidence.doubt or unproven):
         # Not even as a candidate: a photo must not find out whom it would pass for.
-        return Outcome(Verdict.UNCERTAIN, None, (), match.similarity, evidence.doubt or "not proven to be alive")
+        return Outcome(
+            Verdict.UNCERTAIN, None, (), match.similarity, evidence.doubt or evidence.note or "not proven to be alive"
+        )
     return Outcome(match.verdict, match.person_id, match.candidates, match.similarity, match.reason)
 
 

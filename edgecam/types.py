@@ -198,6 +198,25 @@ class Liveness(str, Enum):
     UNPROVEN = "unproven"
 
 
+class Action(str, Enum):
+    """What somebody may be asked to do, to show that they live; left and right are their own."""
+
+    TURN_LEFT = "turn_left"
+    TURN_RIGHT = "turn_right"
+    BLINK_TWICE = "blink_twice"
+
+
+class Asked(str, Enum):
+    """How a challenge stands."""
+
+    ASKED = "asked"
+    PASSED = "passed"
+    FAILED = "failed"
+    CANNOT_TELL = "cannot_tell"
+    ENDED = "ended"
+    """Broken off: the face left, or was exchanged."""
+
+
 class Role(str, Enum):
     """What an enrolled person is to the house."""
 
@@ -261,6 +280,32 @@ class Decision:
 
     clock_trusted: bool
     blinks_s: Tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A word to whoever stands before a camera, to be shown or spoken at once or not at all."""
+
+    id: str
+    """Of the challenge: the same when it is asked and when it is over."""
+
+    visit: str
+    """Empty if nobody is there."""
+
+    track: int
+    """Within the visit; 0 if nobody is there."""
+
+    state: Asked
+    action: Optional[Action]
+    """None if there was nobody to ask."""
+
+    text: str
+    reason: str
+    """How it ended; empty when asked."""
+
+    limit_s: float
+    camera: str
+    wall_s: float
 
 
 @dataclass(frozen=True)

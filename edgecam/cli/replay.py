@@ -12,6 +12,7 @@ from edgecam.cli.common import Sub, add_common, backend, config_of, emit, note
 
 if TYPE_CHECKING:
     from edgecam.pipeline.camera import Said
+    from edgecam.types import Prompt
 
 
 def add_parser(sub: Sub) -> None:
@@ -50,9 +51,19 @@ def _replay(args: argparse.Namespace) -> int:
         elif not args.json:
             print(_words(row), flush=True)
 
+    def ask(prompt: Prompt) -> None:
+        if args.json:
+            emit(_asked(prompt))
+        else:
+            print(
+                f"           track {prompt.track:<3} {prompt.state.value:9} {prompt.reason or prompt.text}", flush=True
+            )
+
     started = time.perf_counter()
     stages = Stages(eyes.detector, eyes.encoder, known.identifier, eyes.liveness)
-    counts = replay(CameraConfig(url=str(args.video)), config, stages, SystemClock(), tell, paced=not args.fast)
+    counts = replay(
+        CameraConfig(url=str(args.video)), config, stages, SystemClock(), tell, paced=not args.fast, prompt=ask
+    )
     took = time.perf_counter() - started
     summary = {
         "type": "summary",
@@ -70,6 +81,18 @@ def _replay(args: argparse.Namespace) -> int:
         looked = f"{counts.perceived} of {counts.frames} frames looked at"
         note(f"{looked}, {counts.duration_s:.1f} s of video in {took:.1f} s")
     return 0
+
+
+def _asked(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "type": "prompt",
+        "visit": prompt.visit,
+        "track": prompt.track,
+        "state": prompt.state.value,
+        "action": None if prompt.action is None else prompt.action.value,
+        "text": prompt.text,
+        "reason": prompt.reason,
+    }
 
 
 def _row(said: Said, known: Any) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from edgecam.liveness.blink import Blinks, EyeSeries
 from edgecam.liveness.eyes import Area, EyeEstimator, EyeView, cut, view
 from edgecam.liveness.passive import Look, unfit
 from edgecam.liveness.vote import Standing, Vote
-from edgecam.types import Floats, Frame, Liveness, Quality
+from edgecam.types import Floats, Frame, Image, Liveness, Quality
 
 _EYES_EVERY_S: Final = 0.03
 """Eyes are looked at no more often than this."""
 _PENDING: Final = 48
 """Areas that wait for the next detection, all tracks together: 2 MB."""
+_GRID: Final = 8
+"""Every so many pixels are compared with the last picture's: a camera's noise never leaves them all the same."""
+_STANDS: Final = "the camera's picture stands still"
 _BETWEEN_S: Final = 0.6
 """Where a face was between two detections further apart than this is a guess."""
 
@@ -60,6 +63,9 @@ class LivenessWatch:
         """Track and box of the last detection, as one value."""
         self._pending: Deque[Tuple[int, float, Area]] = deque(maxlen=_PENDING)
         self._glimpsed_s = -np.inf
+        self._shown_s = -np.inf
+        self._shown: Optional[Image] = None
+        self._same = False
 
     def glimpse(self, frame: Frame) -> None:
         """Keep the surroundings of the tracked faces of a frame that is not searched for faces.
@@ -76,11 +82,22 @@ class LivenessWatch:
                 self._pending.append((track_id, frame.captured_at_s, area))
 
     def see(self, frame: Frame, track_id: int, box: Floats, landmarks: Floats, quality: Quality) -> None:
-        """Look at one tracked face of a frame."""
+        """Look at one tracked face of a frame; a frame that is the last one again proves nothing."""
         watched = self._tracks.setdefault(track_id, _Watched(self._nets.eyes))
-        self._look(watched, frame, box, quality)
-        self._follow_eyes(watched, track_id, frame, box, landmarks)
+        if self.repeats(frame):
+            watched.vote.abstain(_STANDS)
+        else:
+            self._look(watched, frame, box, quality)
+            self._follow_eyes(watched, track_id, frame, box, landmarks)
         watched.at_s, watched.box, watched.landmarks = frame.captured_at_s, box.copy(), landmarks.copy()
+
+    def repeats(self, frame: Frame) -> bool:
+        """Return whether a frame is, to the last bit, the one before: the camera, or what sends its pictures, hangs."""
+        if frame.captured_at_s != self._shown_s:
+            grid = frame.image[::_GRID, ::_GRID].copy()
+            self._same = self._shown is not None and bool(np.array_equal(grid, self._shown))
+            self._shown_s, self._shown = frame.captured_at_s, grid
+        return self._same
 
     def watch(self, ids: Sequence[int]) -> None:
         """Finish a frame: these tracks are followed until the next one."""

@@ -47,10 +47,15 @@ class Standing:
     waiting: bool
     """The next look or two may change the matter: an early name should wait for them."""
 
+    told: bool = False
+    """The reason is worth telling although the face is live."""
+
     @property
     def note(self) -> str:
         """The reason in words for the household where there is something to say."""
-        return f"not proven to be alive: {self.reason}" if self.verdict is Liveness.UNPROVEN else ""
+        if self.verdict is Liveness.UNPROVEN:
+            return f"not proven to be alive: {self.reason}"
+        return self.reason if self.told else ""
 
 
 class Vote:
@@ -128,6 +133,8 @@ class Vote:
         waiting = len(latest) < _LATEST or max(latest) <= _SPOOF
         if self._verdict is not Liveness.UNPROVEN:
             return Standing(self._verdict, said, "", waiting)
+        if sum(self._abstained.values()) > self.looks:
+            said = f"{said}; {self._abstained.most_common(1)[0][0]}"
         doubt = ""
         if self._was_spoof:
             doubt = "looked like a picture before"

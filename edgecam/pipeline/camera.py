@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,11 +15,14 @@ from edgecam.detect import Detector
 from edgecam.embed import Encoder, embed
 from edgecam.identify import Identifier
 from edgecam.liveness import LivenessNets, LivenessWatch
+from edgecam.liveness.challenge import Answer, proven
+from edgecam.liveness.vote import Standing
+from edgecam.pipeline.asking import Asker, Proof, Seen, TellPrompt
 from edgecam.pipeline.track import Look, TrackRecord
 from edgecam.pipeline.visits import Visit, VisitBook
 from edgecam.store import new_ulid
 from edgecam.track import Tracker, appearance, still
-from edgecam.types import Decision, FaceCrop, Floats, Frame, Liveness, Phase, Verdict
+from edgecam.types import Asked, Decision, FaceCrop, Floats, Frame, Liveness, Phase, Verdict
 
 _GLIMPSE_S = 0.4
 _GLIMPSE_FACES = 3
@@ -28,6 +31,7 @@ _REGION_PAD = 0.1
 """Tracked faces are searched for in their predicted box and this share of it around; the detector adds its own."""
 _NO_FACE_MOTION_S = 1.0
 """Motion shorter than this with no face is a passing shadow, not somebody."""
+_STUCK = "the camera's picture stands still"
 
 
 @dataclass
@@ -62,6 +66,7 @@ class CameraPath:
         visits: shared by the cameras of a place.
         clock: for the wall time of decisions.
         sink: receives every word.
+        prompt: receives what is to be said to whoever stands there, where challenges are switched on.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class CameraPath:
         visits: VisitBook,
         clock: Clock,
         sink: Sink,
+        prompt: TellPrompt = lambda _: None,
     ) -> None:
         self._camera, self._place = camera, camera_config.place
         self._detect, self._quality, self._liveness = config.detect, config.quality, config.liveness
@@ -80,6 +86,8 @@ class CameraPath:
         self._tracker = Tracker(config.track)
         self._records: Dict[int, TrackRecord] = {}
         self._alive = LivenessWatch(stages.liveness)
+        self.asker = Asker(camera, config.liveness, clock, prompt)
+        """May be told to ask from any thread."""
         self.visit: Optional[Visit] = None
         self._last_full_s = -1e9
         self._last_motion_s: Optional[float] = None
@@ -115,7 +123,7 @@ class CameraPath:
         tracks = self._tracker.update(faces, frame.captured_at_s, appearance(frame.image, faces))
         visit.faces_seen += len(tracks.ids)
         fresh: List[Look] = []
-        touched: List[TrackRecord] = []
+        seen: List[Seen] = []
         for track_id, box, landmarks in zip(tracks.ids, tracks.faces.boxes, tracks.faces.landmarks):
             record = self._record(int(track_id), visit, frame.captured_at_s)
             crop = align.make_crop(frame.image, box, landmarks)
@@ -123,19 +131,22 @@ class CameraPath:
             self._alive.see(frame, record.track_id, box, landmarks, rated)
             if record.add(crop, rated, frame.captured_at_s) and not self._alive.is_spoof(record.track_id):
                 fresh.append(record.looks[-1])
-            if rated.ok:
-                touched.append(record)
+            seen.append(Seen(record, crop, box, landmarks, rated))
         self._alive.watch(tracks.ids.tolist())
         self._embed(fresh)
-        for record in touched:
-            self._name(record, visit, frame.captured_at_s)
+        self._challenge(frame, visit, seen)
+        for one in seen:
+            if one.quality.ok:
+                self._name(one.record, visit, frame.captured_at_s)
         for track_id in tracks.ended:
             self._end(track_id, visit)
         for track_id in tracks.still:
             # A poster is nobody: it gets no decision, and only explains a visit in which there was nothing else.
             self._alive.forget(track_id)
-            if self._records.pop(track_id, None) is not None:
-                visit.complaint = still.REASON
+            poster = self._records.pop(track_id, None)
+            if poster is not None:
+                visit.complaint = _STUCK if self._alive.repeats(frame) else still.REASON
+                self.asker.leave(poster, visit.complaint)
         return len(tracks.ids)
 
     def close(self) -> Optional[Visit]:
@@ -146,6 +157,8 @@ class CameraPath:
         alone = not visit.decisions
         for track_id in sorted(self._records):
             self._end(track_id, visit, last_chance=alone)
+        self._settle()
+        self.asker.reset(visit)
         self._tracker.reset()
         self._alive.reset()
         if not self._visits.leave(visit, self._camera):
@@ -187,25 +200,82 @@ class CameraPath:
             look.vector, look.features = vector, features
             look.quality = self._stages.identifier.recognizability.rate(look.quality, vector)
 
-    def _judge(self, record: TrackRecord) -> Evidence:
+    def _judge(self, record: TrackRecord) -> Tuple[Evidence, Standing]:
+        """Return what is known of a track; its liveness holds for the person of the match, and for nobody else."""
         vectors, weights = record.evidence()
         identifier = self._stages.identifier
         match = identifier.match(vectors, weights) if len(vectors) else None
         sure = match is not None and identifier.sure(match)
         alive = self._alive.standing(record.track_id)
-        return Evidence(
-            match, sure, len(vectors), record.seen, record.complaint, alive.verdict, alive.doubt, alive.waiting
+        person_id = None if match is None else match.person_id
+        if record.answer is not None and (record.answer.state is not Asked.PASSED or record.answered_as == person_id):
+            alive = proven(alive, record.answer)
+        evidence = Evidence(
+            match,
+            sure,
+            len(vectors),
+            record.seen,
+            record.complaint,
+            alive.verdict,
+            alive.doubt,
+            alive.waiting,
+            alive.note,
         )
+        return evidence, alive
+
+    # Challenges.
+
+    def _challenge(self, frame: Frame, visit: Visit, seen: Sequence[Seen]) -> None:
+        """Follow a challenge that runs; put one to somebody if it is time."""
+        if self._liveness.challenge == "off":
+            return
+        at_s = frame.captured_at_s
+        self.asker.watch(frame, seen, self._alive.blinks, still=self._alive.repeats(frame))
+        for one in seen:
+            if self._alive.is_spoof(one.record.track_id):
+                self.asker.leave(one.record, "it is a picture")
+        self._settle()
+        wanted = self.asker.wanted(visit, seen, at_s)
+        for one in seen:
+            evidence, _ = self._judge(one.record)
+            if one is wanted or self.asker.due(evidence, one.record, at_s):
+                person_id = None if evidence.match is None else evidence.match.person_id
+                self.asker.ask(visit, one.record, person_id, at_s, self._alive.blinks(one.record.track_id))
+                return
+
+    def _settle(self) -> None:
+        """Take over the answer to a challenge that has ended."""
+        proof = self.asker.take()
+        if proof is None:
+            return
+        answer = proof.answer
+        if answer.state is Asked.PASSED and not self._of_the_same(proof):
+            answer = Answer(Asked.FAILED, "another face answered, or one too poor to tell")
+        proof.record.answer, proof.record.answered_as = answer, proof.person_id
+        self.asker.close(answer)
+
+    def _of_the_same(self, proof: Proof) -> bool:
+        """Return whether the faces that gave the answer are those of the person it was asked of.
+
+        A photo may be named, and its bearer turn his own head on the same spot.
+        """
+        if proof.person_id is None:
+            return True
+        if not proof.crops:
+            return False
+        vectors = embed(self._stages.encoder, proof.crops).vectors
+        match = self._stages.identifier.match(vectors, np.ones(len(vectors), np.float32))
+        return match.person_id == proof.person_id
 
     def _name(self, record: TrackRecord, visit: Visit, at_s: float) -> None:
         """Announce a name as soon as the evidence suffices, once a track."""
         if record.named is not None:
             return
-        evidence = self._judge(record)
+        evidence, alive = self._judge(record)
         if may_name(evidence, self._liveness):
             outcome = conclude(evidence, self._liveness)
             record.named, record.named_s = outcome.person_id, at_s
-            self._say(visit, record, outcome, Phase.NAMED)
+            self._say(visit, record, outcome, Phase.NAMED, alive)
 
     def _end(self, track_id: int, visit: Visit, *, last_chance: bool = False) -> None:
         record = self._records.pop(track_id, None)
@@ -213,7 +283,9 @@ class CameraPath:
             return
         if not self._alive.is_spoof(track_id):
             self._embed(record.waiting)
-        evidence = self._judge(record)
+        self.asker.leave(record, "the face left the picture")
+        self._settle()
+        evidence, alive = self._judge(record)
         visit.complaint = record.complaint or visit.complaint
         glimpse = record.seen < _GLIMPSE_FACES and record.last_s - record.first_s < _GLIMPSE_S
         if glimpse and record.named is None and not (last_chance and evidence.match is not None):
@@ -221,12 +293,18 @@ class CameraPath:
             return
         outcome = conclude(evidence, self._liveness)
         changed = record.named is not None and outcome.person_id != record.named
-        self._say(visit, record, outcome, Phase.CORRECTED if changed else Phase.FINAL)
+        self._say(visit, record, outcome, Phase.CORRECTED if changed else Phase.FINAL, alive)
         self._alive.forget(track_id)
 
-    def _say(self, visit: Visit, record: Optional[TrackRecord], outcome: Outcome, phase: Phase) -> None:
+    def _say(
+        self,
+        visit: Visit,
+        record: Optional[TrackRecord],
+        outcome: Outcome,
+        phase: Phase,
+        alive: Optional[Standing] = None,
+    ) -> None:
         visit.decisions += 1
-        alive = self._alive.standing(record.track_id) if record else None
         decision = Decision(
             id=new_ulid(self._clock.wall_s()),
             visit=visit.id,

@@ -8,6 +8,7 @@ from edgecam.capture.base import make_source
 from edgecam.capture.motion import MotionGate
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig, Config
+from edgecam.pipeline.asking import TellPrompt
 from edgecam.pipeline.camera import CameraPath, Sink, Stages
 from edgecam.pipeline.visits import VisitBook
 
@@ -28,7 +29,14 @@ class ReplayCounts:
 
 
 def replay(
-    camera: CameraConfig, config: Config, stages: Stages, clock: Clock, sink: Sink, *, paced: bool
+    camera: CameraConfig,
+    config: Config,
+    stages: Stages,
+    clock: Clock,
+    sink: Sink,
+    *,
+    paced: bool,
+    prompt: TellPrompt = lambda _: None,
 ) -> ReplayCounts:
     """Play a recording through motion gate and perception.
 
@@ -40,7 +48,7 @@ def replay(
     """
     counts = ReplayCounts()
     gate = MotionGate(config.motion, camera.ignore_zones)
-    path = CameraPath("recording", camera, config, stages, VisitBook(), clock, sink)
+    path = CameraPath("recording", camera, config, stages, VisitBook(), clock, sink, prompt)
     source = make_source(camera, "recording", clock, paced=paced)
     source.open()
     looked_s = -1e9

@@ -8,6 +8,7 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
+from edgecam.liveness.challenge import Answer
 from edgecam.types import FaceCrop, Floats, Quality
 
 _FIRST_LOOKS = 4
@@ -51,6 +52,10 @@ class TrackRecord:
     named_s: Optional[float] = None
     track_id: int = 0
     """The tracker's."""
+    answer: Optional[Answer] = None
+    """To a challenge, once it has ended."""
+    answered_as: Optional[str] = None
+    """Person id that the face had been given when it was asked."""
     _embedded_s: float = -1e9
 
     def add(self, crop: FaceCrop, quality: Quality, at_s: float) -> bool:
