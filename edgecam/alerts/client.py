@@ -13,18 +13,31 @@ import re
 import socket
 import ssl
 import threading
+from collections import deque
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgecam.alerts import discovery
-from edgecam.alerts.message import OFF, OFFLINE, ON, ONLINE, MessageError, RingSource, Topics, finish, moment
+from edgecam.alerts.message import (
+    OFF,
+    OFFLINE,
+    ON,
+    ONLINE,
+    MessageError,
+    RingSource,
+    Topics,
+    finish,
+    moment,
+    prompt_payload,
+)
 from edgecam.alerts.session import FAILED_FROM, Failure, Link, LinkReport, Received, Session, explain, refused
 from edgecam.clock import Clock
 from edgecam.config import AlertsConfig
 from edgecam.errors import ConfigError, StoreError
+from edgecam.types import Prompt
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,6 +62,9 @@ _DENIED_RETRY_S = 60.0
 _HEAL_EVERY_S = 5.0
 _RING_GAP_S = 1.0
 _SWEEP_S = 5.0
+_PROMPTS = 8
+_PROMPT_LATE_S = 2.0
+"""A prompt that could not be sent for so long is not sent any more."""
 _MAX_PAUSE_S = 7 * 86_400.0
 
 _TAKEN_OVER = 142
@@ -106,7 +122,14 @@ class RingCommand:
     source: RingSource = "mqtt"
 
 
-Command = Union[PauseCommand, ResumeCommand, RingCommand]
+@dataclass(frozen=True)
+class ChallengeCommand:
+    """Whoever stands before a camera is to be asked to show that they live."""
+
+    camera: str
+
+
+Command = Union[PauseCommand, ResumeCommand, RingCommand, ChallengeCommand]
 
 
 class AlertClient:
@@ -136,7 +159,8 @@ class AlertClient:
         self._config = config
         self._topics = Topics(config.box)
         self._cameras = tuple(cameras)
-        self._command_topics = (self._topics.pause_set, *(self._topics.ring_press(camera) for camera in cameras))
+        by_camera = (self._topics.ring_press, self._topics.challenge_ask)
+        self._command_topics = (self._topics.pause_set, *(topic(camera) for topic in by_camera for camera in cameras))
         self._outbox = outbox
         self._clock = clock
         self._on_command = on_command
@@ -154,6 +178,7 @@ class AlertClient:
             **{self._topics.motion(camera): OFF.encode() for camera in cameras},
         }
         self._changed: Set[str] = set()
+        self._prompts: Deque[Tuple[float, str, bytes]] = deque(maxlen=_PROMPTS)
         self._listened: Tuple[str, ...] = ()
         self._on_heard: Callable[[str, bytes, bool], None] = lambda *_: None
         self._listen_changed = False
@@ -226,6 +251,14 @@ class AlertClient:
     def set_paused(self, *, paused: bool) -> None:
         """Tell whether the box is paused."""
         self._set_state(self._topics.pause_state, (ON if paused else OFF).encode())
+
+    def say(self, prompt: Prompt) -> None:
+        """Publish a prompt now; while the broker is away it is lost, for later nobody stands there any more."""
+        with self._lock:
+            self._prompts.append(
+                (self._clock.monotonic_s(), self._topics.prompt(prompt.camera), prompt_payload(prompt))
+            )
+        self.wake()
 
     @property
     def report(self) -> LinkReport:
@@ -433,9 +466,17 @@ class AlertClient:
         self._heal(session)
         if self._changed:
             self._tell_states(session, everything=False)
+        self._say_prompts(session, now_s)
         self._note_acks(session)
         self._delete_acked()
         return self._send(session)
+
+    def _say_prompts(self, session: Session, now_s: float) -> None:
+        with self._lock:
+            due = [(topic, payload) for at_s, topic, payload in self._prompts if now_s - at_s <= _PROMPT_LATE_S]
+            self._prompts.clear()
+        for topic, payload in due:
+            session.publish(topic, payload, retain=False)
 
     def _send(self, session: Session) -> bool:
         """Put waiting rows in flight, oldest first; return whether a row was found broken."""
@@ -563,6 +604,8 @@ class AlertClient:
                     return None
                 self._last_ring[camera] = now_s
                 return RingCommand(camera)
+            if message.topic == self._topics.challenge_ask(camera):
+                return ChallengeCommand(camera)
         return None
 
     def _hand_over(self, command: Command) -> None:

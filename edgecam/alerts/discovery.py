@@ -20,6 +20,8 @@ FRESH_S = 60
 
 UNKNOWN_OFF_AFTER_S = 60
 LAST_EXPIRES_AFTER_S = 600
+PROMPT_EXPIRES_AFTER_S = 60
+"""No challenge takes longer."""
 
 _FRESH = f"value_json.age_s | float(1e9) < {FRESH_S}"
 
@@ -129,6 +131,16 @@ def camera_config(prefix: str, box: str, camera: str, version: str) -> Retained:
             "value_template": "{{ value_json.person or value_json.person_id"
             " or (value_json.event_type | replace('_', ' ')) ~ ' visitor' }}",
             "expire_after": LAST_EXPIRES_AFTER_S,
+        },
+        {
+            "platform": "sensor",
+            "key": "prompt",
+            "name": "Prompt (to be shown or spoken)",
+            "icon": "mdi:account-voice",
+            "state_topic": topics.prompt(camera),
+            "value_template": "{{ value_json.text }}",
+            "json_attributes_topic": topics.prompt(camera),
+            "expire_after": PROMPT_EXPIRES_AFTER_S,
         },
         {
             "platform": "binary_sensor",

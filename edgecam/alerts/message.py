@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, TypedDict
 
 from edgecam.clock import Clock
-from edgecam.types import Decision, Liveness, Phase, Verdict
+from edgecam.types import Action, Asked, Decision, Liveness, Phase, Prompt, Verdict
 
 SCHEMA = 1
 MAX_PAYLOAD_BYTES = 4096
@@ -118,6 +118,14 @@ class Topics:
         """Command: the button was pressed."""
         return f"edgecam/{self.box}/{camera}/ring/press"
 
+    def prompt(self, camera: str) -> str:
+        """What to say to whoever stands there; never retained."""
+        return f"edgecam/{self.box}/{camera}/prompt"
+
+    def challenge_ask(self, camera: str) -> str:
+        """Command: put a challenge to whoever stands there."""
+        return f"edgecam/{self.box}/{camera}/challenge/ask"
+
     def motion(self, camera: str) -> str:
         """`ON` or `OFF`, retained."""
         return f"edgecam/{self.box}/{camera}/motion"
@@ -172,6 +180,21 @@ class RingMessage(TypedDict):
     ts: float
     age_s: Optional[float]
     clock_trusted: bool
+
+
+class PromptMessage(TypedDict):
+    """`.../prompt`, as received."""
+
+    schema: int
+    id: str
+    visit: str
+    track: int
+    state: str
+    action: Optional[str]
+    text: str
+    reason: str
+    limit_s: float
+    ts: float
 
 
 class HealthState(str, Enum):
@@ -277,6 +300,23 @@ def ring_alert(topics: Topics, camera: str, ring_id: str, source: RingSource, *,
         "clock_trusted": now.trusted,
     }
     return Alert(topics.ring(camera), _unfinished("ring", dict(message), now), critical=True)
+
+
+def prompt_payload(prompt: Prompt) -> bytes:
+    """Return a prompt, ready to send: it is said at once or not at all, so it has no age."""
+    message: PromptMessage = {
+        "schema": SCHEMA,
+        "id": _id(prompt.id),
+        "visit": _id(prompt.visit) if prompt.visit else "",
+        "track": prompt.track,
+        "state": prompt.state.value,
+        "action": None if prompt.action is None else prompt.action.value,
+        "text": _text(prompt.text, MAX_REASON),
+        "reason": _text(prompt.reason, MAX_REASON),
+        "limit_s": prompt.limit_s,
+        "ts": round(prompt.wall_s, 3),
+    }
+    return _dump(check("prompt", dict(message)))
 
 
 def health_payload(
@@ -397,7 +437,7 @@ def _is_schema(value: object) -> bool:
     return _is_count(value) and value == SCHEMA
 
 
-def _is_model(value: object) -> bool:
+def _is_id_or_empty(value: object) -> bool:
     return value == "" or _is_id(value)
 
 
@@ -422,7 +462,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "age_s": _maybe(_is_age),
         "camera": _is_id,
         "place": _is_id,
-        "model": _is_model,
+        "model": _is_id_or_empty,
         "clock_trusted": _is_bool,
     },
     "trigger": {
@@ -443,6 +483,18 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "age_s": _maybe(_is_age),
         "clock_trusted": _is_bool,
     },
+    "prompt": {
+        "schema": _is_schema,
+        "id": _is_id,
+        "visit": _is_id_or_empty,
+        "track": _is_count,
+        "state": _one_of(*(state.value for state in Asked)),
+        "action": _maybe(_one_of(*(action.value for action in Action))),
+        "text": _is_text(MAX_REASON),
+        "reason": _is_text(MAX_REASON),
+        "limit_s": _is_age,
+        "ts": _is_number,
+    },
     "health": {
         "schema": _is_schema,
         "state": _one_of(*(state.value for state in HealthState)),
@@ -450,7 +502,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "fps": _is_age,
         "dropped": _is_count,
         "outbox": _is_count,
-        "model": _is_model,
+        "model": _is_id_or_empty,
         "ts": _is_number,
     },
 }

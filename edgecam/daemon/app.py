@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from edgecam import __version__
-from edgecam.alerts.client import AlertClient, Command, PauseCommand, ResumeCommand, RingCommand
+from edgecam.alerts.client import AlertClient, ChallengeCommand, Command, PauseCommand, ResumeCommand, RingCommand
 from edgecam.alerts.message import HealthState, RingSource, Topics, health_payload, moment, ring_alert
 from edgecam.alerts.session import Link
 from edgecam.capture.base import make_source
@@ -256,6 +256,12 @@ class Daemon:
 
     def _on_command(self, command: Command) -> None:
         """Take a command from the alert client's thread, which must not wait for the store."""
+        if isinstance(command, ChallengeCommand):
+            try:
+                self._challenge(command.camera)
+            except ConfigError as err:
+                _LOGGER.warning("nobody is asked: %s", err)
+            return
         if isinstance(command, RingCommand):
             self._press(command.camera)
         self._commands.put(command)
@@ -270,6 +276,21 @@ class Daemon:
         for eye in list(self._eyes.values()):
             if pressed is not None and eye.config.place == pressed.config.place:
                 eye.press()
+
+    def _challenge(self, camera: object) -> None:
+        """Have whoever stands before this camera asked to show that they live.
+
+        Raises:
+            ConfigError: there is no such camera, or nobody is to be asked.
+        """
+        eye = self._eyes.get(camera) if isinstance(camera, str) else None
+        if eye is None:
+            raise ConfigError(f"no such camera: {camera!r}")
+        if self._config.liveness.challenge == "off":
+            raise ConfigError('challenges are off: set liveness.challenge = "request"')
+        if self._pause.active():
+            raise ConfigError("the box is paused")
+        eye.challenge()
 
     def _on_turn(self) -> None:
         """Do what was commanded and take over what has changed, in the keeper's thread."""
@@ -309,6 +330,9 @@ class Daemon:
             yield self._answer_pause(whole)
         elif op == "status":
             yield self.status()
+        elif op == "challenge":
+            self._challenge(whole.get("camera"))
+            yield {"camera": whole.get("camera")}
         else:
             try:
                 yield from execute(self._store, whole, f"uid:{peer.uid}", self._clock)

@@ -21,7 +21,7 @@ from edgecam.errors import EdgecamError, InputError, SourceAuthError, SourceErro
 from edgecam.pipeline.camera import CameraPath, Stages
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.visits import Visit, VisitBook
-from edgecam.types import Floats, Frame
+from edgecam.types import Floats, Frame, Prompt
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Eye:
         """The recording is over and everything in it was looked at."""
         self._captured = False
         self._path = CameraPath(
-            camera, config, shared.config, shared.stages, shared.visits, shared.clock, shared.recorder.say
+            camera, config, shared.config, shared.stages, shared.visits, shared.clock, shared.recorder.say, self._say
         )
         self._source = make_source(config, camera, shared.clock, paced=True)
         self.live = self._source.live
@@ -112,6 +112,11 @@ class Eye:
         """Open a visit with the next frame: the button was pressed."""
         self._pressed.set()
 
+    def challenge(self) -> None:
+        """Ask whoever stands there to show that they live; opens a visit, for they may have stood still for long."""
+        self._path.asker.request()
+        self.press()
+
     def stop(self) -> None:
         """Ask both threads to end; open visits are concluded."""
         self._stop.set()
@@ -132,6 +137,10 @@ class Eye:
     def dropped(self) -> int:
         """Frames of visits that nobody had time to look at."""
         return self._slot.dropped
+
+    def _say(self, prompt: Prompt) -> None:
+        _LOGGER.info("camera %s: challenge, track %d: %s", self.camera, prompt.track, prompt.reason or prompt.action)
+        self._shared.alerts.say(prompt)
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         name_thread()

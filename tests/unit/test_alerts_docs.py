@@ -18,13 +18,15 @@ from edgecam.alerts.message import (
     HealthMessage,
     HealthState,
     MessageError,
+    PromptMessage,
     RingMessage,
     Topics,
     TriggerMessage,
     check,
 )
 from edgecam.alerts.session import Link
-from edgecam.types import Liveness, Phase, Role, Verdict
+from edgecam.liveness.challenge import THANKS
+from edgecam.types import Action, Asked, Liveness, Phase, Role, Verdict
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/mqtt.md").read_text(encoding="utf-8")
 
@@ -44,7 +46,13 @@ def types(text: str) -> Dict[str, str]:
     return dict(re.findall(r"^\| `([^`]+)` \| ([^|]+?) \|", text, re.MULTILINE))
 
 
-MESSAGES = {"event": EventMessage, "trigger": TriggerMessage, "ring": RingMessage, "health": HealthMessage}
+MESSAGES = {
+    "event": EventMessage,
+    "trigger": TriggerMessage,
+    "ring": RingMessage,
+    "prompt": PromptMessage,
+    "health": HealthMessage,
+}
 SAMPLES: Dict[str, List[Any]] = {
     "integer": [1],
     "number": [0.5],
@@ -91,6 +99,8 @@ def test_every_topic_is_documented_and_no_other() -> None:
         topics.trigger,
         topics.ring,
         topics.ring_press,
+        topics.prompt,
+        topics.challenge_ask,
         topics.motion,
         topics.health,
     )
@@ -105,6 +115,9 @@ def test_every_value_is_documented() -> None:
     event = section("event")
     for value in [*Verdict, *Phase, *Liveness, *Role]:
         assert f"`{value.value}`" in event, value
+    for word in [*Asked, *Action]:
+        assert f"`{word.value}`" in section("prompt"), word
+    assert f"`{THANKS}`" in section("prompt")
     for state in HealthState:
         assert f"`{state.value}`" in section("health"), state
     assert set(first_column(section("When it does not connect"))) == {link.value for link in Link}
@@ -120,6 +133,7 @@ def test_every_entity_is_documented() -> None:
     assert set(json.loads(discovery.box_config("homeassistant", "b", "").payload)["components"]) <= told
     assert f"on for {discovery.UNKNOWN_OFF_AFTER_S} s" in text
     assert f"older than {discovery.FRESH_S} s" in text
+    assert f"forgotten after {discovery.PROMPT_EXPIRES_AFTER_S} s" in text
     assert f"after {discovery.LAST_EXPIRES_AFTER_S // 60} minutes" in text
 
 
