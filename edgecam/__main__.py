@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import io
-import os
-import signal
+# Nothing else up here: an interrupt among imports is caught only in `main`.
 import sys
-from typing import List, Optional
 
-from edgecam import __version__
-from edgecam.errors import EdgecamError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import List, Optional
 
 COMMANDS = (
     "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits",
@@ -21,6 +18,11 @@ COMMANDS = (
 
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line's parser."""
+    import argparse
+    import importlib
+
+    from edgecam import __version__
+
     top = argparse.ArgumentParser(prog="edgecam", description="A private doorbell camera: who is at the door?")
     top.add_argument("--version", action="version", version=f"edgecam {__version__}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -31,20 +33,39 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("edgecam: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: Optional[List[str]]) -> int:
+    import os
+    import signal
+
+    def end(*_: object) -> None:
+        # Not by an exception yet: among imports it may be lost, or come out as another one.
+        os.write(2, b"edgecam: interrupted\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end)
+    import io
+
+    from edgecam.errors import EdgecamError
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name need not be text in this locale
             stream.reconfigure(errors="backslashreplace")
     try:
         args = parser().parse_args(argv)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         code = int(args.func(args))
         sys.stdout.flush()
     except EdgecamError as err:
         print(f"edgecam: {' '.join(str(err).split())}", file=sys.stderr)
         return err.exit_code
-    except KeyboardInterrupt:
-        print("edgecam: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

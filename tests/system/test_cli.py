@@ -234,6 +234,25 @@ def test_on_a_full_disk_the_daemon_says_so_and_the_rest_reads(
     assert (found["state"], found["disk"]) == ("ok", "broken")
 
 
+INTERRUPTED = """
+import os, signal, sys
+from edgecam.__main__ import main
+class Finder:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.exit(main(["people", "list", "--state", "/nowhere"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["edgecam.errors", "argparse", "edgecam.cli.init", "edgecam.config", "pydantic"])
+def test_an_interrupt_among_the_imports_is_no_traceback(module: str) -> None:
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{INTERRUPTED}", module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "edgecam: interrupted\n")
+
+
 def test_help_names_every_command(box: Box) -> None:
     done = box.run("--help")
     for command in ("enroll", "identify", "replay", "run", "people", "visits", "doctor", "models", "eval", "bench"):
