@@ -138,6 +138,7 @@ class Helper:
         if self._channels is not None:
             changes["channels"] = self._channels
         watch = replace(watch, **changes)
+        self._report_due_s = 0.0
         if watch == self._watch:
             return
         self._close_sources()

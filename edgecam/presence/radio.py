@@ -56,8 +56,8 @@ class Radio(Protocol):
         """
         ...
 
-    def tune(self, channel: int) -> None:
-        """Go to a channel.
+    def tune(self, channel: int) -> Optional[int]:
+        """Go to a channel; return where the radio is now, None if nobody knows.
 
         Raises:
             ChannelRefusedError: not allowed here.
@@ -99,10 +99,12 @@ class MonitorRadio:
             raise RadioError(f"{self.name} gives frames {what}: set its driver to radiotap headers")
         return _LINKS[kind]
 
-    def tune(self, channel: int) -> None:
+    def tune(self, channel: int) -> Optional[int]:
         """See `Radio`."""
-        if self._tunable:
-            self._iw("dev", self.name, "set", "channel", str(channel))
+        if not self._tunable:
+            return None
+        self._iw("dev", self.name, "set", "channel", str(channel))
+        return channel
 
     def close(self) -> None:
         """See `Radio`."""

@@ -97,8 +97,12 @@ class Air:
         self._dropped = 0
         try:
             link = radio.open()
+            self._hop()
             self._reader = READERS[link]
             self._sock = packet_socket(radio.name, wireless_filter(devices, radiotap=link == RADIOTAP))
+        except LostError:
+            radio.close()
+            raise
         except (RadioError, OSError) as err:
             radio.close()
             raise LostError(
@@ -127,10 +131,11 @@ class Air:
         """See `Source`."""
         for heard in self._ear.due(now_s):
             yield _sign(heard)
-        if now_s >= self._hop_due_s and self._channels:
+        if self._hop_due_s == 0.0:
             self._hop_due_s = now_s + self._hop_s
-            if len(self._channels) > 1 or self._tuned != self._channels[0]:
-                self._hop()
+        if now_s >= self._hop_due_s and len(self._channels) > 1:
+            self._hop_due_s = now_s + self._hop_s
+            self._hop()
 
     def close(self) -> None:
         """See `Source`."""
@@ -142,7 +147,7 @@ class Air:
         for _ in range(len(self._channels)):
             channel = next(self._next)
             try:
-                self._radio.tune(channel)
+                self._tuned = self._radio.tune(channel)
             except ChannelRefusedError as err:
                 self._channels.remove(channel)
                 self._next = cycle(self._channels)
@@ -150,9 +155,8 @@ class Air:
             except RadioError as err:
                 raise LostError(str(err)) from err
             else:
-                self._tuned = channel
                 return
-        raise LostError("every configured channel is refused")
+        raise LostError("every configured channel is refused: see `iw reg get`")
 
 
 class Mdns:
