@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
 
+import numpy as np
 import pytest
-from box import Box, Door, cut, events, until
+from box import Box, Door, cut, events, frames_of, until, write_clip
 from broker import Broker, Listener, mosquitto
 from rtsp_door import RtspDoor, missing
+
+from edgecam.liveness import PASSIVE_NETS
+from edgecam.nn.registry import ModelRegistry
 
 pytestmark = [
     pytest.mark.broker,
@@ -218,6 +222,57 @@ def test_killed_in_mid_visit_and_the_broker_away(
         ]
         assert len(set(ids)) == len(mine), "an alert of nothing"
         assert box.ask("visits.show", visit=visit["visit"])[0]["closed_wall_s"]
+
+
+def film(clip: Path, start_s: float, end_s: float, path: Path) -> Path:
+    """Write a recording of an empty wall, then a part of a clip that fills the picture, then the wall again."""
+    people = list(frames_of(clip, start_s, end_s))
+    rng = np.random.default_rng(3)
+    empty = [np.full_like(people[0], 120) + rng.integers(0, 4, people[0].shape, dtype=np.uint8) for _ in range(30)]
+    return write_clip([*empty, *people, *empty], path)
+
+
+def test_a_living_resident_and_a_screen_that_shows_him(
+    tmp_path: Path, clips: Path, broker: Broker, registry: ModelRegistry
+) -> None:
+    """The person is named, live; the same person on a screen is a spoof and never named; who is there can be asked."""
+    if lacking := [name for name in PASSIVE_NETS if not registry.available(name)]:
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    with Box(tmp_path, "") as box:
+        box.run("enroll", "Ben", str(cut(clips / STRANGER, 0.0, ENROLLED_S, tmp_path / "ben.mp4")))
+        films = [
+            film(clips / STRANGER, ENROLLED_S, ENROLLED_S + 9, tmp_path / "front.mp4"),
+            film(clips / "tranvan_fake.mp4", 0.0, 9.0, tmp_path / "back.mp4"),
+        ]
+        cameras = "".join(CAMERA.format(camera=name, url=url) for name, url in zip(("front", "back"), films))
+        rest = REST.format(port=broker.port).replace("passive = false", 'challenge = "request"')
+        box.config.write_text(cameras + rest)
+        with Listener(broker, "edgecam/#") as listener:
+            box.start("--once")
+            until(lambda: names(events(listener.heard, "front")), "a name")
+            listener.say("edgecam/edgecam/front/challenge/ask", "x")
+            assert box.wait() == 0
+            heard = list(listener.heard)
+        front, back = events(heard, "front"), events(heard, "back")
+        assert names(front) == {"Ben"}
+        assert {event["liveness"] for event in front if event["phase"] == "final" and event["person"]} == {"live"}
+        assert names(back) == set()
+        assert "spoof" in {event["event_type"] for event in back}
+        assert all(event["candidates"] == [] for event in back)
+        prompts = [json.loads(p) for topic, p, retained in heard if topic == "edgecam/edgecam/front/prompt"]
+        asked, last_word = prompts[0], prompts[-1]
+        assert last_word["state"] != "asked"
+        assert (last_word["id"], last_word["text"]) == (asked["id"], "Thank you.")
+        if len(prompts) == 1:
+            # A machine that has no time for three looks a second says so.
+            assert (asked["state"], "times a second" in asked["reason"]) == ("cannot_tell", True)
+        else:
+            assert (asked["state"], asked["reason"]) == ("asked", "")
+            assert asked["text"].startswith("Please ")
+        assert asked["visit"] in visits(front)
+        assert not any(retained for topic, _, retained in heard if topic.endswith("/prompt"))
+        assert "Ben" not in box.log()
+        assert "Traceback" not in box.log()
 
 
 @pytest.mark.rtsp
