@@ -27,6 +27,11 @@ def add_parser(sub: Sub) -> None:
     doorbell = names.add_parser("doorbell", help="the report's three approaches and the product, two known people")
     doorbell.add_argument("--strength", type=float, default=1.0, help="of the degradation, 1 as in the protocol")
     _add_liveness(names)
+    presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
+    presence.add_argument("--data", type=Path, required=True, metavar="DIR", help="captures, and who was there as .csv")
+    presence.add_argument("--full", action="store_true", help="more thresholds and windows")
+    presence.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+    presence.set_defaults(func=_presence)
     for one, func in ((lfw, _lfw), (doorbell, _doorbell)):
         one.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
         one.add_argument("--full", action="store_true", help="the whole grid; the default takes under ten minutes")
@@ -68,6 +73,13 @@ def _blink(args: argparse.Namespace) -> int:
 
     options = blink.Options(args.data, args.full, ("net", "dlib") if args.dlib else ("net",))
     return _print(blink.run(options), ("clip", "condition", "precision", "recall", "events"), as_json=args.json)
+
+
+def _presence(args: argparse.Namespace) -> int:
+    from edgecam.evaluation import presence
+
+    first = ("file", "method", "threshold_dbm", "window_s", "correlation", "false_presence", "missed")
+    return _print(presence.run(presence.Options(args.data, args.full)), first, as_json=args.json)
 
 
 def _lfw(args: argparse.Namespace) -> int:
