@@ -9,7 +9,6 @@ import contextlib
 import errno
 import socket
 import struct
-from itertools import cycle
 from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Set
 
 from edgecam.presence.frames import RADIOTAP, READERS
@@ -90,7 +89,7 @@ class Air:
         self._radio, self._hop_s = radio, hop_s
         self._ear = Ear(devices, min_rssi_dbm)
         self._channels = list(channels)
-        self._next = cycle(channels)
+        self._at = 0
         self._tuned: Optional[int] = None
         self._hop_due_s = 0.0
         self.problems: Dict[str, str] = {}
@@ -144,17 +143,17 @@ class Air:
 
     def _hop(self) -> None:
         """Go to the next channel that is not refused."""
-        for _ in range(len(self._channels)):
-            channel = next(self._next)
+        while self._channels:
+            self._at %= len(self._channels)
             try:
-                self._tuned = self._radio.tune(channel)
+                self._tuned = self._radio.tune(self._channels[self._at])
             except ChannelRefusedError as err:
-                self._channels.remove(channel)
-                self._next = cycle(self._channels)
+                del self._channels[self._at]
                 self.problems["channel_refused"] = f"{err}; it is left out"
             except RadioError as err:
                 raise LostError(str(err)) from err
             else:
+                self._at += 1
                 return
         raise LostError("every configured channel is refused: see `iw reg get`")
 
