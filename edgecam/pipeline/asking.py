@@ -78,7 +78,7 @@ class Asker:
         self, camera: str, config: LivenessConfig, clock: Clock, tell: TellPrompt, pick: Pick = secrets.choice
     ) -> None:
         self._camera, self._config, self._clock = camera, config, clock
-        self._tell, self._pick = tell, pick
+        self._tell, self.pick = tell, pick
         self._running: Optional[_Running] = None
         self._requested_s: Optional[float] = None
         self._sights: Deque[float] = deque(maxlen=_SIGHTS)
@@ -154,7 +154,7 @@ class Asker:
     def ask(self, visit: Visit, record: TrackRecord, person_id: Optional[str], at_s: float, blinks: Blinks) -> None:
         """Put a challenge to a track, or say at once that its answer could not be told."""
         choice = possible(blinks, self._rate(at_s))
-        action = self._pick(choice) if choice else None
+        action = self.pick(choice) if choice else None
         state = Asked.ASKED if action is not None else Asked.CANNOT_TELL
         reason = "" if action is not None else f"cannot tell: the face is seen {self._rate(at_s):.1f} times a second"
         text = THANKS if action is None else TEXTS[action]
