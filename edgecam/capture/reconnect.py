@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 from enum import Enum
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, Generator, Iterator, List, Optional
 
 from edgecam.capture.base import FrameSource
 from edgecam.clock import Clock
@@ -15,8 +15,8 @@ from edgecam.types import Frame
 
 _LOGGER = logging.getLogger(__name__)
 
-_FIRST_S, _MOST_S = 0.5, 60.0
-_REFUSED_FIRST_S = 30.0
+_FIRST_S, _MOST_S = 0.5, 30.0
+_REFUSED_S = 60.0
 """A camera that refuses a password locks out who asks often."""
 
 _STABLE_S = 10.0
@@ -42,7 +42,7 @@ OnState = Callable[[LinkState, str], None]
 
 
 class BackOff:
-    """Waits that double from 0.5 s to 60 s, each shortened at random so that cameras do not come back in step.
+    """Waits that double from 0.5 s to 30 s, each shortened at random so that cameras do not come back in step.
 
     Args:
         draw: returns a number in 0..1.
@@ -58,7 +58,7 @@ class BackOff:
 
     def wait_s(self, *, refused: bool) -> float:
         """Return how long to wait before the next attempt."""
-        whole_s = max(self._next_s, _REFUSED_FIRST_S) if refused else self._next_s
+        whole_s = _REFUSED_S if refused else self._next_s
         self._next_s = min(_MOST_S, 2 * whole_s)
         return whole_s * (0.5 + 0.5 * self._draw())
 
@@ -67,11 +67,11 @@ class LiveFrames:
     """Iterates a source for ever, in the caller's thread, while a thread of its own opens and reads it.
 
     That thread may hang in a camera; `stop` does not. Of a camera only the newest frame is kept (`dropped` counts the
-    rest), a recording waits for its reader and ends the iteration.
+    rest), a recording waits for its reader and ends the iteration. An iteration that is closed can be begun again.
 
     Args:
         make: returns a source, not yet open; a hanging one is left behind and a new one is made.
-        camera_id: for the log.
+        camera_id: names the thread.
         clock: monotonic time.
         stall_after_s: a thread that has been silent for twice as long is left behind.
         on_state: see `OnState`.
@@ -96,6 +96,7 @@ class LiveFrames:
         self._hanging: List[_Reader] = []
         self.state = LinkState.CONNECTING
         self.reason = ""
+        self._over = False
         self.dropped = 0
         """Frames of the camera that nobody fetched in time."""
 
@@ -106,17 +107,24 @@ class LiveFrames:
         if reader is not None:
             reader.leave()
 
-    def __iter__(self) -> Iterator[Optional[Frame]]:
+    def join(self, timeout_s: float) -> bool:
+        """Wait, after the iteration, until every source is closed; return whether all are (none hangs)."""
+        until_s = self._clock.monotonic_s() + timeout_s
+        for reader in self._hanging:
+            reader.join(max(0.0, until_s - self._clock.monotonic_s()))
+        return not any(reader.is_alive() for reader in self._hanging)
+
+    def __iter__(self) -> Generator[Optional[Frame], None, None]:
         """Yield frames until `stop` or a recording's end; None at least every half second while there is none."""
+        self.state, self.reason, self._over = LinkState.CONNECTING, "", False
         while not self._stopped.is_set():
             self._hanging = [left for left in self._hanging if left.is_alive()]
             # A driver that never returns must not cost a thread a minute.
             if len(self._hanging) < _HANGING_MOST:
                 yield from self._attempt()
-            if self._stopped.is_set() or self.state is LinkState.ENDED:
+            if self._stopped.is_set() or self._over:
                 return
             wait_s = self._back_off.wait_s(refused=self.state is LinkState.REFUSED)
-            _LOGGER.debug("camera %s: next attempt in %.1f s", self._camera, wait_s)
             until_s = self._clock.monotonic_s() + wait_s
             while not self._stopped.is_set() and (left_s := until_s - self._clock.monotonic_s()) > 0:
                 yield None
@@ -151,25 +159,17 @@ class LiveFrames:
             yield frame
 
     def _conclude(self, reader: _Reader) -> None:
+        self._over = not reader.live
         if reader.error is None:
             self._change(LinkState.ENDED, "the recording is over")
         elif isinstance(reader.error, SourceAuthError):
             self._change(LinkState.REFUSED, str(reader.error))
-        elif isinstance(reader.error, InputError) and not reader.live:
-            self._change(LinkState.ENDED, str(reader.error))
         else:
             self._change(LinkState.LOST, str(reader.error))
 
     def _change(self, state: LinkState, reason: str) -> None:
-        if state is self.state:
-            if reason and reason != self.reason:
-                _LOGGER.debug("camera %s: still %s: %s", self._camera, state.value, reason)
-            self.reason = reason
-            return
-        self.state, self.reason = state, reason
-        level = logging.WARNING if state in (LinkState.LOST, LinkState.REFUSED) else logging.INFO
-        _LOGGER.log(level, "camera %s: %s%s", self._camera, state.value, f": {reason}" if reason else "")
-        if self._on_state is not None:
+        changed, self.state, self.reason = state is not self.state, state, reason
+        if changed and self._on_state is not None:
             self._on_state(state, reason)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import random
 import threading
 from dataclasses import dataclass
 from typing import Callable, Iterator, Optional
 
 from edgecam.alerts.client import AlertClient
-from edgecam.capture.base import make_source
+from edgecam.capture.base import FrameSource, make_source
 from edgecam.capture.motion import MotionGate
 from edgecam.capture.preroll import PreRoll
+from edgecam.capture.reconnect import LinkState, LiveFrames
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig, Config
 from edgecam.daemon.health import Beats, Problems, name_thread
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.recorder import Recorder
-from edgecam.errors import EdgecamError, InputError, SourceAuthError, SourceError
+from edgecam.errors import EdgecamError
 from edgecam.pipeline.camera import CameraPath, Stages
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.visits import Visit, VisitBook
@@ -26,11 +27,9 @@ from edgecam.types import Floats, Frame, Prompt
 _LOGGER = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
-_REFUSED_RETRY_S = 60.0
-"""A camera that refuses the password locks out who asks too often."""
+_CLOSE_S = 0.5
 _LATE_S = 10.0
-"""Beyond its own timeouts a loop may be this late before it counts as stuck; a net on a slow box takes seconds."""
+"""A loop may be this late before it counts as stuck; a net on a slow box takes seconds."""
 _SOMEBODY_S = 1.0
 """Motion as long as this ends in a word even without a face, so from here on the visit is told to the store."""
 
@@ -92,9 +91,9 @@ class Eye:
         self._path = CameraPath(
             camera, config, shared.config, shared.stages, shared.visits, shared.clock, shared.recorder.say, self._say
         )
-        self._source = make_source(config, camera, shared.clock, paced=True)
-        self.live = self._source.live
+        self.live = self._make_source().live
         """Whether it is a camera; a recording ends."""
+        self._frames = LiveFrames(self._make_source, camera, shared.clock, config.stall_after_s, self._on_link)
         self._capture = threading.Thread(target=self._guarded, args=(self._run_capture,), name=f"see-{camera}")
         self._perceive = threading.Thread(target=self._guarded, args=(self._run_perception,), name=f"know-{camera}")
         self._capture.daemon = self._perceive.daemon = True
@@ -120,13 +119,14 @@ class Eye:
     def stop(self) -> None:
         """Ask both threads to end; open visits are concluded."""
         self._stop.set()
+        self._frames.stop()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for both threads; return whether they ended."""
+        """Wait for all threads; return whether they ended (one that hangs in the camera is not waited for long)."""
         until = self._shared.clock.monotonic_s() + timeout_s
         for thread in (self._perceive, self._capture):
             thread.join(max(0.05, until - self._shared.clock.monotonic_s()))
-        return not (self._capture.is_alive() or self._perceive.is_alive())
+        return not (self._capture.is_alive() or self._perceive.is_alive()) and self._frames.join(_CLOSE_S)
 
     @property
     def perceived(self) -> int:
@@ -137,6 +137,9 @@ class Eye:
     def dropped(self) -> int:
         """Frames of visits that nobody had time to look at."""
         return self._slot.dropped
+
+    def _make_source(self) -> FrameSource:
+        return make_source(self.config, self.camera, self._shared.clock, paced=True)
 
     def _say(self, prompt: Prompt) -> None:
         _LOGGER.info("camera %s: challenge, track %d: %s", self.camera, prompt.track, prompt.reason or prompt.action)
@@ -155,7 +158,7 @@ class Eye:
 
     def _run_capture(self) -> None:
         shared, loop = self._shared, f"see-{self.camera}"
-        shared.beats.expect(loop, 2 * self.config.stall_after_s + _LATE_S)
+        shared.beats.expect(loop, _LATE_S + _POLL_S)
         more = True
         while more and not self._stop.is_set():
             shared.beats.turn(loop)
@@ -165,16 +168,17 @@ class Eye:
                 self._stop.wait(_POLL_S)
             else:
                 shared.problems.begin(self.camera, "camera_starting", "no picture yet", quietly=True)
-                more = self._watch(loop)
+                with contextlib.closing(iter(self._frames)) as frames:
+                    more = self._watch(frames, loop)
         self._captured = True
         shared.beats.ended(loop)
 
-    def _watch(self, loop: str) -> bool:
+    def _watch(self, frames: Iterator[Optional[Frame]], loop: str) -> bool:
         """Watch until the pause or the stop; return False when a recording is over."""
         gate = MotionGate(self._shared.config.motion, self.config.ignore_zones)
         ring = PreRoll(self._shared.config.motion.pre_roll_s)
         try:
-            for frame in self._frames(loop):
+            for frame in frames:
                 self._shared.beats.turn(loop)
                 if frame is not None:
                     self._take(frame, gate, ring)
@@ -182,37 +186,22 @@ class Eye:
                     return True
             return False
         finally:
-            self._source.close()
             self._show_visit(is_open=False)
             self._shared.alerts.set_camera_online(self.camera, online=False)
 
-    def _frames(self, loop: str) -> Iterator[Optional[Frame]]:
-        """Yield frames for ever, opening the camera again when it is lost; None now and then while it is away."""
-        wait_s = _RETRY_FIRST_S
-        while True:
-            try:
-                self._source.open()
-                self._shared.beats.turn(loop)
-                for frame in self._source:
-                    wait_s = _RETRY_FIRST_S
-                    yield frame
-                _LOGGER.info("camera %s: the recording is over", self.camera)
-                self._shared.problems.begin(self.camera, "camera_ended", "the recording is over", quietly=True)
-                return
-            except (SourceError, InputError) as err:
-                code = "camera_refused" if isinstance(err, SourceAuthError) else "camera_lost"
-                self._shared.problems.end(self.camera, "camera_starting", quietly=True)
-                self._shared.problems.begin(self.camera, code, str(err))
-                self._shared.alerts.set_camera_online(self.camera, online=False)
-                if not self.live:
-                    return
-                if isinstance(err, SourceAuthError):
-                    wait_s = _REFUSED_RETRY_S
-            until_s = self._shared.clock.monotonic_s() + wait_s * random.uniform(0.5, 1.0)
-            while self._shared.clock.monotonic_s() < until_s:
-                yield None
-                self._stop.wait(0.2)
-            wait_s = min(2 * wait_s, max(wait_s, _RETRY_MAX_S))
+    def _on_link(self, state: LinkState, reason: str) -> None:
+        problems, camera = self._shared.problems, self.camera
+        if state is LinkState.LIVE:  # the first frame says so
+            return
+        problems.end(camera, "camera_starting", quietly=True)
+        if state is LinkState.ENDED:
+            _LOGGER.info("camera %s: %s", camera, reason)
+            problems.begin(camera, "camera_ended", reason, quietly=True)
+            return
+        code, other = ("camera_lost", "camera_refused")[:: 1 if state is LinkState.LOST else -1]
+        problems.end(camera, other, quietly=True)
+        problems.begin(camera, code, reason)
+        self._shared.alerts.set_camera_online(camera, online=False)
 
     def _take(self, frame: Frame, gate: MotionGate, ring: PreRoll) -> None:
         """Judge one frame; hand it over while a visit is open, keep it for the pre-roll otherwise."""

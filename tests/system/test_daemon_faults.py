@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Dict, Iterator
@@ -183,3 +185,26 @@ def test_a_camera_that_never_comes_does_not_hold_up_the_start(tmp_path: Path, mo
         assert box.wait() == 0
         assert time.monotonic() - asked < 5.0
         assert "s3cret" not in box.log()
+
+
+def test_cameras_that_hang_do_not_hold_up_the_end(tmp_path: Path, models_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60.0)
+        address = f"127.0.0.1:{silent.getsockname()[1]}/x"
+        text = "".join(
+            f'[cameras.{kind}]\nurl = "{kind}://{address}"\nstall_after_s = 60.0\n' for kind in ("rtsp", "http")
+        )
+        with Box(tmp_path, text) as box:
+            box.start()
+            (first, _), (second, _) = silent.accept(), silent.accept()
+            with first, second:
+                fed = box.manager.count("WATCHDOG")
+                until(lambda: box.manager.count("WATCHDOG") > fed, "fed although the cameras hang")
+                assert {code for camera in box.status()["cameras"].values() for code in camera["problems"]} == {
+                    "camera_starting"
+                }
+                box.signal(signal.SIGTERM)
+                assert box.wait() == 0
+            (took_s,) = re.findall(r"stopped in ([0-9.]+) s", box.log())
+            assert float(took_s) < 2.0
+            assert "Traceback" not in box.log()
