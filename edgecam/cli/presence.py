@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
-from edgecam.cli.common import Sub, add_common, backend, emit, note
-from edgecam.errors import ConfigError
+from edgecam.cli.common import Backend, Sub, add_common, backend, emit, note
+from edgecam.errors import ConfigError, ControlError
 
 
 def add_parser(sub: Sub) -> None:
@@ -29,6 +30,12 @@ def add_parser(sub: Sub) -> None:
     made.add_argument("--rssi", type=int, metavar="DBM", help="threshold (default: as configured; with --all none)")
     add_common(made)
     made.set_defaults(func=_replay)
+
+    made = actions.add_parser("calibrate", help="measure presence.min_rssi_dbm with a phone in your hand")
+    made.add_argument("device", metavar="DEVICE", help="an enrolled device: its id, or the last letters of it")
+    made.add_argument("--seconds", type=float, default=30.0, metavar="S", help="at each of the two places, 10 to 50")
+    add_common(made)
+    made.set_defaults(func=_calibrate)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -76,6 +83,49 @@ def _replay(args: argparse.Namespace) -> int:
         else:
             _print(told)
     return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from edgecam.presence.threshold import ENOUGH, between
+
+    if not 10 <= args.seconds <= 50:
+        raise ConfigError("--seconds: from 10 to 50")
+    with backend(args) as state:
+        if not state.live:
+            raise ControlError("calibration needs the running daemon and `edgecam presence run`")
+        found = [d for d in state.call("devices.list") if d["device"].endswith(args.device.upper())]
+        if len(found) != 1 or found[0]["kind"] != "wifi":
+            raise ConfigError(f"{args.device}: not the id of one Wi-Fi device; see `edgecam devices list`")
+        name = found[0]["label"] or f"the device of {found[0]['person']}"
+        near = _measure(state, args, found[0]["device"], f"Stand at the door with {name}, its Wi-Fi settings open")
+        if len(near) < ENOUGH:
+            raise ControlError(
+                f"{name} was heard in {len(near)} seconds of {args.seconds:.0f}: is it on this Wi-Fi, and is "
+                f"that Wi-Fi's channel among presence.channels? To other networks phones do not show this address"
+            )
+        far = _measure(state, args, found[0]["device"], "Now go where it shall not count: the next room, the street")
+    line = between(near, far)
+    if args.json:
+        emit({**line._asdict(), "near_seconds": len(near), "far_seconds": len(far)})
+    else:
+        print(f"at the door {line.near[0]} to {line.near[2]} dBm, elsewhere {line.far[0]} to {line.far[2]} dBm")
+    if not line.apart:
+        note("the two places cannot be told apart by strength: put the adapter nearer to the door, or do without it")
+        return 1
+    if not args.json:
+        print(f"at or above the line: {line.kept:.0%} of the door's seconds, {line.leaking:.0%} of the others")
+        print(f"write into the configuration, below [presence]:\nmin_rssi_dbm = {line.rssi_dbm}")
+    return 0
+
+
+def _measure(state: Backend, args: argparse.Namespace, device: str, what: str) -> List[int]:
+    """Return the strongest signal of each second in which the device was heard."""
+    note(f"{what}; then press Enter")
+    sys.stdin.readline()
+    heard = [r["rssi_dbm"] for r in state.stream("presence.listen", device=device, seconds=args.seconds)]
+    strengths = [rssi for rssi in heard if rssi is not None]
+    note(f"heard in {len(strengths)} seconds")
+    return strengths
 
 
 def _print(row: Dict[str, Any]) -> None:

@@ -330,6 +330,8 @@ class Daemon:
             yield self._answer_pause(whole)
         elif op == "status":
             yield self.status()
+        elif op == "presence.listen":
+            yield from self._presence.listen(whole)
         elif op == "challenge":
             self._challenge(whole.get("camera"))
             yield {"camera": whole.get("camera")}

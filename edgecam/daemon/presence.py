@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -10,13 +11,13 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from edgecam.clock import Clock
 from edgecam.config import PresenceConfig
 from edgecam.daemon.health import BOX, Beats, Problems, name_thread
 from edgecam.daemon.listener import Listener
-from edgecam.errors import StoreError
+from edgecam.errors import ConfigError, ControlError, StoreError
 from edgecam.presence.frames import is_random
 from edgecam.presence.logs import Lease, Tail, association, read_leases
 from edgecam.presence.sightings import AFTER_S, AWAY, BEFORE_S, DOUBLED, STEADY_WEIGHT, Comings, weight_of
@@ -35,6 +36,8 @@ _CALM_S, _VISIT_S = 60.0, 5.0
 """What is there all the time is stored once a minute; more finely while it may belong to a visit."""
 _UNSAVED_MAX = 1000
 _OLD_S = 60.0
+_ANY_DBM = -128
+_LISTEN_MAX_S = 50.0
 _HELPER = "presence_helper"
 _COMMON_NAMES = ("iphone", "ipad", "android", "galaxy", "phone", "unknown", "localhost", "watch")
 """Host names that many devices have: they tell nobody apart."""
@@ -105,6 +108,8 @@ class Presence:
         self._tails = [Tail(config.access_point_log)] if config.access_point_log else []
         self._leases: Dict[Path, Dict[bytes, Lease]] = {}
         self._told: queue.SimpleQueue[Tuple[str, bytes, bool]] = queue.SimpleQueue()
+        self._measured: Optional[Tuple[str, queue.SimpleQueue[Sign]]] = None
+        """Device whose signals are being measured, and who waits for them."""
         self._helper: Optional[State] = None
         self._stop = threading.Event()
         self._poll_due_s = 0.0
@@ -180,6 +185,42 @@ class Presence:
         """A tracker spoke; called in the alert client's thread, which must not wait for the store."""
         self._told.put((topic, payload, retained))
 
+    def listen(self, request: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
+        """Yield the radio's signs of one device, however weak (`edgecam presence calibrate`).
+
+        Args:
+            request: `device`, its id; `seconds`, for how long, at most 50.
+
+        Raises:
+            ConfigError: no such device or length.
+            ControlError: no radio, no helper, or somebody calibrates already.
+        """
+        device, seconds = request.get("device"), request.get("seconds")
+        if not isinstance(seconds, (int, float)) or not 0 < seconds <= _LISTEN_MAX_S:
+            raise ConfigError(f"seconds: at most {_LISTEN_MAX_S:.0f}")
+        with self._lock:
+            if not isinstance(device, str) or device not in self._devices:
+                raise ConfigError("no such device: see `edgecam devices list`")
+            if self._listener is None or not self._config.radio:
+                raise ControlError("presence.radio names no Wi-Fi interface: nothing to calibrate")
+            if self._helper is None:
+                raise ControlError("`edgecam presence run` is not there: start edgecam-presence.service")
+            if self._measured is not None:
+                raise ControlError("somebody calibrates already")
+            signs: queue.SimpleQueue[Sign] = queue.SimpleQueue()
+            self._measured = (device, signs)
+        self._tell_helper()
+        until_s = self._clock.monotonic_s() + seconds
+        try:
+            while (left_s := until_s - self._clock.monotonic_s()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    sign = signs.get(timeout=min(left_s, 1.0))
+                    yield {"rssi_dbm": sign.rssi_dbm, "channel": sign.channel, "frames": sign.frames}
+        finally:
+            with self._lock:
+                self._measured = None
+            self._tell_helper()
+
     def status(self) -> Dict[str, Any]:
         """Return how it is, as JSON values."""
         with self._lock:
@@ -198,6 +239,11 @@ class Presence:
         with self._lock:
             if sign.device not in self._devices:  # unbound a moment ago
                 return
+            if self._measured is not None and sign.source == SightingSource.SNIFF.value:
+                if sign.device == self._measured[0]:
+                    self._measured[1].put(sign)
+                if sign.rssi_dbm is not None and sign.rssi_dbm < self._config.min_rssi_dbm:
+                    return
             source = SightingSource(sign.source)
             transition = self._comings.note(sign.device, source, at_s)
             self._note(sign.device, source, transition, at_s, sign)
@@ -469,7 +515,7 @@ class Presence:
                 config.radio,
                 config.channels,
                 config.hop_s,
-                config.min_rssi_dbm,
+                config.min_rssi_dbm if self._measured is None else _ANY_DBM,
                 config.neighbours,
                 config.mdns,
                 config.ble,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Sequence
@@ -15,8 +16,9 @@ from edgecam.config import PresenceConfig
 from edgecam.daemon.health import BOX, Beats, Problems
 from edgecam.daemon.listener import Listener
 from edgecam.daemon.presence import Presence
-from edgecam.errors import ControlError, StoreError
+from edgecam.errors import ConfigError, ControlError, StoreError
 from edgecam.pipeline.operations import execute
+from edgecam.presence.threshold import between
 from edgecam.presence.wire import Lines, Sign, State, pack_sign, pack_state
 from edgecam.presence.wire import Watch as WatchList
 from edgecam.store import Store
@@ -279,6 +281,61 @@ def test_a_restart_within_a_visits_time_goes_on(house: House) -> None:
     house.sign()
     house.later(10)
     assert [s["offset_s"] for s in house.shown(VISIT)["sightings"]] == [60.0]
+
+
+# Measuring.
+
+
+def test_a_device_is_measured_without_the_threshold_and_others_keep_theirs(make_house: Callable[..., House]) -> None:
+    house = make_house(radio="wlan1")
+    with pytest.raises(ControlError, match=r"start edgecam-presence\.service"):
+        next(house.presence.listen({"device": house.phone.id, "seconds": 10}))
+    house.presence._on_state(State({}, {}))
+    heard: List[Any] = []
+    asked = house.presence.listen({"device": house.phone.id, "seconds": 10})
+    thread = threading.Thread(target=lambda: heard.extend(asked))
+    thread.start()
+    wait_for(lambda: house.presence._measured)
+    assert house.presence._listener is not None
+    assert house.presence._listener._watch.min_rssi_dbm == -128
+    with pytest.raises(ControlError, match="already"):
+        next(house.presence.listen({"device": house.phone.id, "seconds": 10}))
+    house.sign(rssi=-80)
+    house.sign(rssi=-40)
+    wait_for(lambda: len(heard) == 2)
+    house.clock.now_s += 20
+    thread.join(5)
+    assert [one["rssi_dbm"] for one in heard] == [-80, -40]
+    assert house.presence._listener._watch.min_rssi_dbm == -55
+    house.later(70)
+    assert [s.rssi_dbm for s in house.store.sightings(0.0)] == [-40]  # the weak one was for the measure only
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"device": "D9", "seconds": 10}, {"device": None, "seconds": 10}, {"seconds": "x"}]
+)
+def test_what_cannot_be_measured_is_refused(make_house: Callable[..., House], request_: Any) -> None:
+    house = make_house(radio="wlan1")
+    with pytest.raises(ConfigError):
+        next(house.presence.listen(request_))
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "line", "apart"),
+    [
+        ([-50] * 20, [-80] * 20, -65, True),
+        ([-40] * 10 + [-60] * 10, [-70] * 19 + [-20], -40, False),  # 95 % of the far ones must be below
+        ([-40] * 10 + [-60] * 10, [-70] * 39 + [-20], -65, True),
+        ([-50] * 20, [], -60, True),
+        ([-70] * 20, [-50] * 20, -60, False),
+    ],
+)
+def test_the_line_is_drawn_between_the_two_places(near: List[int], far: List[int], line: int, apart: bool) -> None:
+    found = between(near, far)
+    assert (found.rssi_dbm, found.apart) == (line, apart)
+    if apart:
+        assert found.kept >= 0.8
+        assert found.leaking <= 0.05
 
 
 # Files that routers write.

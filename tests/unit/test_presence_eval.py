@@ -28,7 +28,8 @@ def phone(number: int) -> str:
 
 def day(folder: Path, shift_s: int = 0) -> None:
     """Ten windows of five minutes: n people for n = 0..4, 4..0, each heard three times; a weak passer-by, a machine."""
-    frames, rows = [], ["datetime;idx;occupancy"]
+    frames: List[Tuple[float, bytes]] = []
+    rows = ["datetime;idx;occupancy"]
     for window, people in enumerate([0, 1, 2, 3, 4, 4, 3, 2, 1, 0]):
         start = 1_700_000_100 + 300 * window
         sent = [(phone(n), -50) for n in range(people) for _ in range(3)]

@@ -36,7 +36,7 @@ Helper.turn = lambda self, now_s: Helper._on_signal(self, 0, None)
 from edgecam.__main__ import main
 code = main()
 assert code == 0, code
-print(json.dumps(sorted(sys.modules)))
+print(json.dumps({name: getattr(module, "__file__", None) for name, module in sys.modules.items()}))
 """
 
 
@@ -45,9 +45,11 @@ def test_the_helper_imports_the_standard_library_and_little_of_ours() -> None:
         [sys.executable, "-S", "-c", CLOSURE], capture_output=True, text=True, check=False, env=path_env()
     )
     assert done.returncode == 0, done.stderr
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    foreign = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"edgecam", "__main__"}
+    loaded: Dict[str, Optional[str]] = json.loads(done.stdout.splitlines()[-1])
+    homes = (str(Path(os.__file__).resolve().parent), str(Path(helper_module.__file__).resolve().parents[1]))
+    foreign = {name for name, file in loaded.items() if file and not str(Path(file).resolve()).startswith(homes)}
     assert foreign == set()
+    assert not any("site-packages" in (file or "") for file in loaded.values())
     ours = {name for name in loaded if name.startswith("edgecam.") and not name.startswith("edgecam.cli")}
     assert ours <= {"edgecam.__main__", "edgecam.clock", "edgecam.errors", "edgecam.presence"} | {
         f"edgecam.presence.{name}" for name in ("frames", "hearing", "helper", "radio", "sockets", "sources", "wire")
