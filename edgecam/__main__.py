@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits",
-    "devices", "presence", "calibrate", "doctor", "status", "backup", "eval", "bench",
+    "devices", "presence", "calibrate", "doctor", "status", "backup", "eval", "bench", "pad_selftest", "tune", "review",
 )  # fmt: skip
 
 
@@ -52,13 +52,18 @@ def _run(argv: Optional[List[str]]) -> int:
     signal.signal(signal.SIGINT, end)
     import io
 
-    from edgecam.errors import EdgecamError
+    from edgecam.errors import ConfigError, EdgecamError
 
+    for name in [name for name, value in os.environ.items() if name.startswith("EDGECAM_") and not value]:
+        del os.environ[name]  # an empty path would mean this folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name need not be text in this locale
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in given):
+            raise ConfigError("an argument is empty: is a variable of your shell not set?")
+        args = parser().parse_args(given)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         code = int(args.func(args))

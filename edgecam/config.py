@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Tuple
+from typing import Annotated, Any, Dict, Literal, Mapping, Optional, Sequence, Tuple, Type, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -200,16 +200,12 @@ class StoreConfig(Section):
     visits_d: Annotated[float, Field(ge=0, le=3650)] = 30.0
     """Decisions without pictures."""
     cluster_unknown: bool = False
-    """Recognise returning strangers over days (opt-in; then they are kept at most 7 days)."""
+    """Keep what everybody at the door looks like for 7 days (opt-in): who returns, and whose phone comes with whom."""
     local_strangers: bool = False
     """Keep features of unknown visitors for 30 days to refine the thresholds (opt-in)."""
     backup_dir: Optional[Path] = None
 
 
-class PauseConfig(Section):
-    """Daily times without perception and storage."""
-
-    schedule: Tuple[QuietHours, ...] = ()
 class PresenceConfig(Section):
     """Whose phone is near. All of it is off until something is named here; it never makes a stranger known."""
 
@@ -232,8 +228,14 @@ class PresenceConfig(Section):
     """Listen for Bluetooth LE (tags and watches that keep their address)."""
     away_after_s: Annotated[float, Field(ge=60, le=86_400)] = 600.0
     """A device silent for so long has left; its next sign is a coming."""
+    slot_h: Annotated[float, Field(ge=0, le=24)] = 0.0
+    """What faces and phones have in common: a visit (0, a door), or so many hours at a place (2, an office)."""
 
 
+class PauseConfig(Section):
+    """Daily times without perception and storage."""
+
+    schedule: Tuple[QuietHours, ...] = ()
 
 
 class RunConfig(Section):
@@ -258,11 +260,11 @@ class Config(Section):
     liveness: LivenessConfig = LivenessConfig()
     alerts: AlertsConfig = AlertsConfig()
     store: StoreConfig = StoreConfig()
+    presence: PresenceConfig = PresenceConfig()
     pause: PauseConfig = PauseConfig()
     run: RunConfig = RunConfig()
 
 
-    presence: PresenceConfig = PresenceConfig()
 def parse_config(data: Mapping[str, Any], where: str) -> Config:
     """Check a parsed file.
 
@@ -272,8 +274,31 @@ def parse_config(data: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as err:
-        lines: List[str] = [f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in err.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or '(file)'}: {_explain(e['type'], e['loc'], e['msg'])}"
+            for e in err.errors()
+        ]
         raise ConfigError(f"{where} is not valid: " + "; ".join(lines)) from err
+
+
+def _explain(kind: str, where: Sequence[Union[str, int]], said: str) -> str:
+    if kind != "extra_forbidden":
+        return said
+    from difflib import get_close_matches
+
+    section: Type[Section] = Config
+    for part in where[:-1]:
+        if (field := section.model_fields.get(str(part))) is not None:
+            section = _section_of(field.annotation) or section
+    near = get_close_matches(str(where[-1]), section.model_fields, 1)
+    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+
+
+def _section_of(annotation: Any) -> Optional[Type[Section]]:
+    """Return the section that a field holds, also within a table or list."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_of, get_args(annotation))), None)
 
 
 def load_config(path: Path) -> Config:
@@ -284,7 +309,9 @@ def load_config(path: Path) -> Config:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+    except OSError as err:
+        raise ConfigError(f"{path} cannot be read: {err.strerror}; --config wants the file itself") from err
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ConfigError(f"{path}: {err}") from err
     return parse_config(data, str(path))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import re
 import socket
 import ssl
 import threading
@@ -34,7 +33,7 @@ from edgecam.alerts.message import (
     prompt_payload,
 )
 from edgecam.alerts.session import FAILED_FROM, Failure, Link, LinkReport, Received, Session, explain, refused
-from edgecam.clock import Clock
+from edgecam.clock import Clock, parse_length
 from edgecam.config import AlertsConfig
 from edgecam.errors import ConfigError, StoreError
 from edgecam.types import Prompt
@@ -65,7 +64,6 @@ _SWEEP_S = 5.0
 _PROMPTS = 8
 _PROMPT_LATE_S = 2.0
 """A prompt that could not be sent for so long is not sent any more."""
-_MAX_PAUSE_S = 7 * 86_400.0
 
 _TAKEN_OVER = 142
 
@@ -633,15 +631,12 @@ class AlertClient:
 
 def parse_pause(payload: bytes) -> Optional[Command]:
     """Return the command of a `pause/set` payload: ON, OFF, or a duration such as `90s`, `30m`, `4h`, `2d`."""
-    text = payload[:32].decode("ascii", "replace").strip().lower()
-    if text in ("on", "off"):
-        return PauseCommand(None) if text == "on" else ResumeCommand()
-    found = re.fullmatch(r"(\d{1,6})\s*([smhd])", text)
-    if found is None:
+    try:
+        seconds = parse_length(payload[:32].decode("ascii", "replace"))
+    except ValueError:
         _LOGGER.warning("ignored a pause command: say ON, OFF or a duration such as 30m or 4h")
         return None
-    seconds = int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}[found[2]]
-    return PauseCommand(min(seconds, _MAX_PAUSE_S)) if seconds else ResumeCommand()
+    return ResumeCommand() if seconds == 0 else PauseCommand(seconds)
 
 
 def _read_password(config: AlertsConfig) -> Optional[str]:

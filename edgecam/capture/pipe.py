@@ -16,7 +16,7 @@ from typing import Iterator, List, Optional
 import numpy as np
 
 from edgecam.capture.picture import Upright
-from edgecam.capture.redact import redact_pipeline, redact_text
+from edgecam.capture.redact import redact_pipeline, redact_said
 from edgecam.capture.timeline import Thinner
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig
@@ -50,6 +50,7 @@ class PipeSource:
         self._upright = Upright(config)
         self._thinner = Thinner(config.fps)
         self._source = _elements(config)
+        self._given = shlex.split(config.url[4:]) if config.url.startswith("gst:") else []
         # GStreamer pads each row of raw video to 4 bytes.
         self._stride = (config.width_px * 3 + 3) // 4 * 4
         self._child: Optional[subprocess.Popen[bytes]] = None
@@ -163,7 +164,7 @@ class PipeSource:
             if not said:
                 break
             self._errors = (self._errors + said)[-_ERROR_TAIL:]
-        lines = redact_text(self._errors.decode("utf-8", "replace")).splitlines()
+        lines = redact_said(self._errors.decode("utf-8", "replace"), self._given).splitlines()
         _LOGGER.debug("camera %s: pipeline said: %s", self._camera, " | ".join(lines))
         told = next((line for line in lines if "ERROR" in line or "erroneous" in line), "it said nothing")
         if any("401" in line or "nauthorized" in line for line in lines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Sequence
 
 _TELLTALE = (
     r"(?:user(?:name|-id|-pw)?|usr|login|account|pass(?:word|wd|code)?|pwd|pw|pin|token|key|api_?key|secret|auth|sid)"
@@ -50,3 +51,15 @@ def redact_pipeline(pipeline: str) -> str:
     """
     first, space, _ = pipeline.strip().partition(" ")
     return re.sub(r"[^\w.-].*", "", first) + (" ..." if space else "")
+
+
+def redact_said(said: str, arguments: Sequence[str]) -> str:
+    """Return what gst-launch-1.0 said without anything of its arguments but the first element and properties' names.
+
+    >>> redact_said('could not set property "pin" in element "src" to "p!w"', ["src", "pin=p!w", "!", "sink"])
+    'could not set property "pin" in element "src" to "***"'
+    """
+    parts = [part for one in arguments[1:] for part in (one, one.partition("=")[2])]
+    for secret in sorted({part for part in parts if part.strip("!")}, key=len, reverse=True):
+        said = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", said)
+    return redact_text(said)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from typing import Optional
 
 from edgecam.cli.common import Sub, add_common, backend, emit
+from edgecam.clock import parse_length
 from edgecam.errors import ConfigError
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def add_parser(sub: Sub) -> None:
@@ -26,7 +24,10 @@ def add_parser(sub: Sub) -> None:
 
 def pause(args: argparse.Namespace) -> int:
     """Begin or end a pause."""
-    seconds = parse_length(args.length)
+    try:
+        seconds = parse_length(args.length)
+    except ValueError as err:
+        raise ConfigError(str(err)) from err
     with backend(args) as state:
         answer = state.one("pause", seconds=seconds)
         if args.json:
@@ -36,24 +37,6 @@ def pause(args: argparse.Namespace) -> int:
         else:
             print(f"paused {pause_text(answer['until_wall_s'])}" + ("" if state.live else " (no daemon is running)"))
     return 0
-
-
-def parse_length(text: str) -> Optional[float]:
-    """Return seconds; None without an end, 0 for `off`.
-
-    Raises:
-        ConfigError: not a length of time.
-
-    >>> parse_length("4h"), parse_length("on"), parse_length("off")
-    (14400.0, None, 0.0)
-    """
-    text = text.strip().lower()
-    if text in ("on", "off"):
-        return None if text == "on" else 0.0
-    found = re.fullmatch(r"(\d{1,6})\s*([smhd])", text)
-    if found is None or int(found[1]) == 0:
-        raise ConfigError(f"{text!r} is not a length of time: say 30m, 4h, 2d, on or off")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def pause_text(until_wall_s: Optional[float]) -> str:

@@ -272,7 +272,8 @@ def _take(path: Path) -> IO[bytes]:
     """Lock the place, so that of two daemons starting at once one is refused."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        guard = path.with_name(path.name + ".lock").open("ab")
+        guard = open(os.open(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT, 0o600), "ab")  # noqa: SIM115
+        os.fchmod(guard.fileno(), 0o600)
     except OSError as err:
         raise ControlError(f"{path}: {err.strerror or err}") from err
     try:

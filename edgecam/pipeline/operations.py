@@ -11,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from edgecam.clock import Clock, SystemClock
+from edgecam.clock import MAX_LENGTH_S, Clock, SystemClock
 from edgecam.errors import ConfigError, DamagedError
 from edgecam.pipeline.devices import OPERATIONS as DEVICE_OPERATIONS
 from edgecam.pipeline.devices import sighting_records
+from edgecam.pipeline.tracklets import OPERATIONS as TRACKLET_OPERATIONS
+from edgecam.pipeline.tracklets import proposal_records
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -33,7 +35,6 @@ Request = Mapping[str, Any]
 _IDS_A_LINE = 1000
 _EVERYTHING_S = 20 * 366 * 86_400.0
 """Longer than anything may be kept."""
-_MAX_PAUSE_S = 366 * 86_400.0
 
 PAUSE_KEY = "pause"
 """Setting: `{"until_wall_s": seconds since 1970, or null for no end}`; absent: not paused."""
@@ -268,7 +269,7 @@ def _visits_list(call: Call) -> Iterator[Record]:
 def _visits_show(call: Call) -> Iterator[Record]:
     names = {person.id: person.name for person in call.store.people()}
     visit = _visit(call)
-    yield {**visit_record(visit, names), **sighting_records(call.store, visit.id, names)}
+    yield {**visit_record(visit, names), **sighting_records(call.store, visit.id, names), **proposal_records(call.store, visit.id, names)}
 
 
 def _visits_picture(call: Call) -> Iterator[Record]:
@@ -378,6 +379,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "settings.put": _settings_put,
     "strangers": _strangers,
     **DEVICE_OPERATIONS,
+    **TRACKLET_OPERATIONS,
     "visits.list": _visits_list,
     "visits.show": _visits_show,
     "visits.picture": _visits_picture,
@@ -404,7 +406,7 @@ def pause_seconds(request: Request) -> Optional[float]:
     seconds = request.get("seconds")
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _MAX_PAUSE_S:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_LENGTH_S:
         raise ConfigError("pause: seconds is not a length of time of at most a year")
     return float(seconds)
 

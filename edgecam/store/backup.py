@@ -114,8 +114,10 @@ class Backups(Check):
     def _opened_copy(self, path: Path, part: Path) -> Iterator[Backups]:
         """Open a private copy of a backup, brought to this version's schema."""
         with translated(path):
-            if not path.is_file() or path.stat().st_size == 0:
-                raise StoreError(f"{path} is not a backup: there is nothing in it")
+            if path.is_dir():
+                raise StoreError(f"{path} is a folder: name one of the backups in it ({_PREFIX}*{_SUFFIX})")
+            if path.stat().st_size == 0:
+                raise StoreError(f"{path} is empty: take another backup")
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             shutil.copyfile(path, part)
         database = Database(part, wal=False, shown=path)

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -95,9 +96,10 @@ class Database:
         """
         self.path = path
         self._shown = shown or path
+        self._faults = partial(translated, self._shown, copy=shown is not None)
         self._lock = threading.RLock()
         self._depth = 0
-        with translated(self._shown):
+        with self._faults():
             if not read_only:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = self._connect("ro" if read_only else "rw")
@@ -162,19 +164,19 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Row]:
         """Return all rows of a query."""
-        with self._lock, translated(self._shown):
+        with self._lock, self._faults():
             return self._connection.execute(sql, values).fetchall()
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement; return how many rows it changed."""
-        with self._lock, translated(self._shown):
+        with self._lock, self._faults():
             cursor = self._connection.execute(sql, values)
             cursor.fetchall()
             return cursor.rowcount
 
     def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each of many rows."""
-        with self._lock, translated(self._shown):
+        with self._lock, self._faults():
             self._connection.executemany(sql, values)
 
     @contextmanager
@@ -182,12 +184,12 @@ class Database:
         """All or nothing; a transaction inside another is a part of it that can fail alone."""
         with self._lock:
             name = f"part{self._depth}"
-            with translated(self._shown):
+            with self._faults():
                 self._connection.execute(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield
-                with translated(self._shown):
+                with self._faults():
                     self._connection.execute(f"RELEASE {name}" if self._depth > 1 else "COMMIT")
             except BaseException:
                 self._roll_back(name)
@@ -199,7 +201,7 @@ class Database:
         # A full disk may have ended the whole transaction already.
         if not self._connection.in_transaction:
             return
-        with translated(self._shown):
+        with self._faults():
             if self._depth > 1:
                 self._connection.execute(f"ROLLBACK TO {name}")
                 self._connection.execute(f"RELEASE {name}")
@@ -218,7 +220,7 @@ class Database:
         with self._lock:
             if self._depth:
                 return False
-            with translated(self._shown):
+            with self._faults():
                 try:
                     if full:
                         self._connection.execute("VACUUM")
@@ -250,7 +252,7 @@ class Database:
 
     def replace_with(self, other: Database) -> None:
         """Take over all contents of another database of the same schema, in one step."""
-        with self._lock, translated(self._shown):
+        with self._lock, self._faults():
             other._connection.backup(self._connection)
 
     def problems(self) -> List[str]:
@@ -267,12 +269,12 @@ class Database:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn faults of SQLite and of the system into StoreError."""
+def translated(path: Path, *, copy: bool = False) -> Iterator[None]:
+    """Turn faults of SQLite and of the system into StoreError; a damaged `copy` is a backup itself."""
     try:
         yield
     except sqlite3.Error as err:
-        raise StoreError(f"{path}: {_explain(str(err), path)}") from err
+        raise StoreError(f"{path}: {_explain(str(err), path, copy=copy)}") from err
     except OSError as err:
         raise StoreError(f"{path}: {explain_os(err)}") from err
 
@@ -281,16 +283,19 @@ def explain_os(err: OSError) -> str:
     """Return why a file cannot be used, and what to do."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return _FULL
+    if err.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file or folder"
     return f"{err.strerror or err}; check the folder's rights"
 
 
+_DAMAGED = ("malformed", "not a database")
 _FULL = "disk full: free some space and try again; what was stored is safe"
 _FAULTS = (
     (("full",), _FULL),
     (("readonly", "read-only"), "the disk or the file is read-only: run as the folder's owner, or make it writable"),
     (
-        ("malformed", "not a database"),
-        "the database is damaged: restore a backup (`edgecam restore`), or begin anew with `edgecam reset`",
+        _DAMAGED,
+        "the database is damaged: move it away and restore a backup (`edgecam restore FILE`), or `edgecam reset` all",
     ),
     (("unable to open",), "the database cannot be opened: run as the folder's owner"),
     (("locked", "busy"), "the database is locked by another program: close it"),
@@ -307,7 +312,9 @@ def _is_full(path: Path) -> bool:
     return False
 
 
-def _explain(fault: str, path: Path) -> str:
+def _explain(fault: str, path: Path, *, copy: bool) -> str:
     if ("unable to open" in fault or "I/O" in fault) and _is_full(path):
         return _FULL
+    if copy and any(word in fault for word in _DAMAGED):
+        return "damaged, or no backup of edgecam: take another one"
     return next((told for words, told in _FAULTS if any(word in fault for word in words)), fault)

@@ -172,6 +172,17 @@ def test_wrong_use_exits_2_and_says_what(box: Box, tmp_path: Path) -> None:
     box.run("no-such-command", code=2)
 
 
+def test_an_empty_argument_or_variable_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Box(tmp_path)
+    for arguments in (["identify", ""], ["people", "list", "--state="], ["backup", "--state", ""]):
+        assert "an argument is empty" in mine.run(*arguments, code=2).stderr
+    env = {**os.environ, "EDGECAM_STATE": "", "EDGECAM_CONFIG": "", "EDGECAM_MODELS": "", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "edgecam", "people", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path}/.local/state/edgecam: nothing is stored here yet" in done.stderr
+
+
 def test_a_wrong_key_is_named(box: Box, tmp_path: Path) -> None:
     copy = tmp_path / "state"
     shutil.copytree(box.state, copy)

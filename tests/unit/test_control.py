@@ -336,3 +336,12 @@ def test_a_daemon_that_hangs_is_not_waited_for(path: Path, daemon: Daemon, serve
     next(answer)
     with pytest.raises(ControlError, match="did not answer within"):
         next(answer)
+
+
+def test_the_lock_is_for_its_owner_alone(path: Path, daemon: Daemon) -> None:
+    lock = path.with_name("control.sock.lock")
+    lock.touch(0o644)
+    server = ControlServer(path, daemon)
+    server.start()
+    server.stop()
+    assert lock.stat().st_mode & 0o777 == 0o600

@@ -283,6 +283,16 @@ def test_a_backup_of_another_key_is_refused(store: Store, tmp_path: Path) -> Non
     assert [person.name for person in store.people()] == ["Ann"]
 
 
+HELP = {
+    "empty": "is empty: take another backup",
+    "text": "take another one",
+    "cut": "take another",
+    "flipped": "take another",
+    "missing": "there is no such file",
+    "folder": "is a folder: name one of the backups in it",
+}
+
+
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "newer", "foreign", "missing", "folder"])
 def test_a_bad_backup_changes_nothing(store: Store, tmp_path: Path, damage: str) -> None:
     live_with(store, "Ann", 100)
@@ -311,6 +321,8 @@ def test_a_bad_backup_changes_nothing(store: Store, tmp_path: Path, damage: str)
         with pytest.raises(StoreError, match=path.name) as failure:
             store.restore(path, mode)
         assert "\n" not in str(failure.value)
+        assert "edgecam restore" not in str(failure.value), "that is what was tried"
+        assert HELP.get(damage, "") in str(failure.value)
         assert (store.people(), store.visits(), store.generation()) == before
     assert not list(store.path.parent.glob("*.part*"))
 

@@ -1,0 +1,34 @@
+"""What the configuration file says about itself when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgecam.config import load_config
+from edgecam.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[motoin]\n", "motoin: unknown key; did you mean motion?"),
+        ("[motion]\nsensitivty = 2\n", "motion.sensitivty: unknown key; did you mean sensitivity?"),
+        ("[cameras.url]\nurl = 'x'\nrotate = 90\n", "cameras.url.rotate: unknown key; did you mean rotate_deg?"),
+        ("[[alerts.quiet_hours]]\nstart='22:00'\nend='06:00'\nlet_trough=[]\n", "did you mean let_through?"),
+        ("[run]\nzzz = 1\n", "run.zzz: unknown key"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "edgecam.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as failure:
+        load_config(path)
+    assert str(failure.value).startswith(f"{path} is not valid: ")
+    assert str(failure.value).endswith(told)
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; --config wants the file itself$"):
+        load_config(tmp_path)
