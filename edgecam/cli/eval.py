@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 from edgecam.cli.common import Sub, emit, note
+from edgecam.errors import ConfigError
 
 _DATA = "one folder of photos a person"
 
@@ -27,6 +28,7 @@ def add_parser(sub: Sub) -> None:
     doorbell = names.add_parser("doorbell", help="the report's three approaches and the product, two known people")
     doorbell.add_argument("--strength", type=float, default=1.0, help="of the degradation, 1 as in the protocol")
     _add_liveness(names)
+    _add_autotune(names)
     presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
     presence.add_argument("--data", type=Path, required=True, metavar="DIR", help="captures, and who was there as .csv")
     presence.add_argument("--full", action="store_true", help="more thresholds and windows")
@@ -53,6 +55,36 @@ def _add_liveness(names: Sub) -> None:
         one.add_argument("--full", action="store_true", help="whole clips, all conditions; takes many times as long")
         one.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
         one.set_defaults(func=func)
+
+
+def _add_autotune(names: Sub) -> None:
+    autotune = names.add_parser("autotune", help="names from device presence in a composed office, and its rivals")
+    autotune.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
+    autotune.add_argument(
+        "--full", action="store_true", help="all rates, rivals and sweeps, 168 pictures a person: hours"
+    )
+    autotune.add_argument(
+        "--pad", type=float, default=0.25, help="border put around tight crops, share of their height"
+    )
+    autotune.add_argument("--seeds", type=int, default=5, help="offices drawn per row (default 5)")
+    autotune.add_argument(
+        "--figures", type=Path, metavar="DIR", help="draw figures into this folder (needs matplotlib)"
+    )
+    autotune.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+    autotune.set_defaults(func=_autotune)
+
+
+def _autotune(args: argparse.Namespace) -> int:
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    from edgecam.evaluation import autotune
+
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least 1")
+    plan = autotune.Plan(args.data, args.full, args.pad, args.seeds, args.figures)
+    first = ("noise", "level", "method", "f1", "f1_poi", "coverage", "leak", "iterations", "seeds")
+    return _print(autotune.run(plan), first, as_json=args.json)
 
 
 def _pad(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from edgecam.embed.sface import unit
 from edgecam.types import Floats
 
 _EPS_BN = 1e-3
+_TINY = 1e-30
 _BETA_1, _BETA_2, _EPS_ADAM = 0.9, 0.999, 1e-8
 
 
@@ -72,19 +73,31 @@ def tune(head: Head, features: Floats, people: NDArray[np.int64], options: TuneO
         people: (N,) 0..P-1, every number in use.
         options: of the training.
     """
+    return tune_soft(head, features, np.eye(int(people.max()) + 1, dtype=np.float32)[people], options)
+
+
+def tune_soft(head: Head, features: Floats, shares: Floats, options: TuneOptions) -> Head:
+    """Return the head tuned on soft labels, with stochastic centres (AutoTune, eq. 3-5).
+
+    Args:
+        head: where to start.
+        features: (N, K) trunk features.
+        shares: (N, P) how far each row is each person, rows sum to at most 1; every person has some share.
+        options: of the training.
+    """
     rng = np.random.default_rng(options.seed)
-    params = {"weight": head.weight, "shift": head.shift, "classes": _means(head.project(features), people)}
+    params = {"weight": head.weight, "shift": head.shift, "classes": _means(head.project(features), shares)}
     start = params["weight"]
     moments = {name: (np.zeros_like(p), np.zeros_like(p)) for name, p in params.items()}
     step = 0
     for _ in range(options.epochs):
         now = replace(head, weight=params["weight"], shift=params["shift"])
-        centres = _means(now.project(features), people)
+        centres = _means(now.project(features), shares)
         order = rng.permutation(len(features))
         for first in range(0, len(order), options.batch):
             rows = order[first : first + options.batch]
             step += 1
-            _, slopes = loss(params, head.scale, features[rows], people[rows], centres, options)
+            _, slopes = loss(params, head.scale, features[rows], shares[rows], centres, options)
             slopes["weight"] += options.stay * (params["weight"] - start)
             params = {n: _adam(params[n], slopes[n], moments[n], step, options.rate) for n in params}
     return replace(head, weight=params["weight"], shift=params["shift"])
@@ -94,7 +107,7 @@ def loss(
     params: Dict[str, Floats],
     scale: Floats,
     features: Floats,
-    people: NDArray[np.int64],
+    shares: Floats,
     centres: Floats,
     options: TuneOptions,
 ) -> Tuple[float, Dict[str, Floats]]:
@@ -104,7 +117,7 @@ def loss(
         params: `weight` (D, K), `shift` (D,), `classes` (P, D; any length).
         scale: (D,).
         features: (N, K).
-        people: (N,) rows of `classes`.
+        shares: (N, P) soft labels over `classes`; a row that sums to less than 1 counts less.
         centres: (P, D) unit centres, held fixed.
         options: sharpness and centre weight.
     """
@@ -118,12 +131,11 @@ def loss(
     logits -= logits.max(axis=1, keepdims=True)
     chances = np.exp(logits)
     chances /= chances.sum(axis=1, keepdims=True)
-    own = np.arange(count), people
-    apart = vectors - centres[people]
-    value = -np.log(chances[own]).mean() + options.centre / 2 * (apart**2).sum(axis=1).mean()
-    slope = chances.copy()
-    slope[own] -= 1.0
-    slope *= options.sharpness / count
+    mass = shares.sum(axis=1, keepdims=True)
+    apart = mass * vectors - shares @ centres  # sum_k y_k (z - o_k)
+    squared = mass[:, 0] + shares @ (centres**2).sum(axis=1) - 2.0 * (vectors * (shares @ centres)).sum(axis=1)
+    value = -(shares * np.log(chances + _TINY)).sum() / count + options.centre / 2 * squared.mean()
+    slope = (mass * chances - shares) * (options.sharpness / count)
     to_vectors = slope @ classes + options.centre / count * apart
     to_raw = (to_vectors - vectors * (vectors * to_vectors).sum(axis=1, keepdims=True)) / lengths
     to_classes = slope.T @ vectors
@@ -142,6 +154,6 @@ def _adam(value: Floats, slope: Floats, moments: Tuple[Floats, Floats], step: in
     return moved
 
 
-def _means(vectors: Floats, people: NDArray[np.int64]) -> Floats:
-    """Return (P, D) unit class means."""
-    return unit(np.stack([vectors[people == p].mean(axis=0) for p in range(int(people.max()) + 1)]))
+def _means(vectors: Floats, shares: Floats) -> Floats:
+    """Return (P, D) unit class means, rows counted by their shares."""
+    return unit(shares.T @ vectors)

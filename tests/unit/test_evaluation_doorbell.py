@@ -35,14 +35,16 @@ def test_gradients_against_finite_differences(name: str) -> None:
     rng = np.random.default_rng(0)
     params = {"weight": rng.normal(size=(6, 9)), "shift": rng.normal(size=6), "classes": rng.normal(size=(3, 6))}
     scale, features, people = rng.uniform(0.5, 2, 6), rng.normal(size=(7, 9)), np.array([0, 1, 2, 0, 1, 2, 0])
+    shares = 0.7 * np.eye(3)[people] + 0.1
+    shares[0] = [0.2, 0.3, 0.1]  # the rest is nobody's
     centres = rng.normal(size=(3, 6))
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     options = TuneOptions(sharpness=4.0, centre=0.5)
 
     def value(moved: np.ndarray) -> float:  # type: ignore[type-arg]
-        return loss({**params, name: moved}, scale, features, people, centres, options)[0]  # type: ignore[dict-item, arg-type]
+        return loss({**params, name: moved}, scale, features, shares, centres, options)[0]  # type: ignore[dict-item, arg-type]
 
-    slopes = loss(params, scale, features, people, centres, options)[1][name]  # type: ignore[arg-type]
+    slopes = loss(params, scale, features, shares, centres, options)[1][name]  # type: ignore[arg-type]
     step = 1e-6
     for index in np.ndindex(*params[name].shape):
         ahead, behind = params[name].copy(), params[name].copy()
