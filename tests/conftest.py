@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edgecam.nn.registry import ModelRegistry
 
 ROOT = Path(__file__).resolve().parent.parent
-collect_ignore = ["system/rtsp_server.py", "system/rtsp_door.py"]
-"""Programs for the system's Python, which has GStreamer's introspection."""
+collect_ignore = ["system/rtsp_server.py"]
+"""A program for the system's Python, which has GStreamer's introspection."""
 NEEDS = frozenset({"data", "models", "broker", "rtsp"})
 
 

@@ -1,7 +1,7 @@
 """An RTSP camera of GStreamer's, for tests: `/usr/bin/python3 rtsp_server.py [--user U --password P] [FILE]`.
 
-Serves /cam: a test picture, or the file, as H.264. Prints `ready PORT` once it listens. Needs only the system's Python
-with gi (gir1.2-gst-rtsp-server-1.0).
+Serves /cam as H.264: a test picture, or the file (an MP4 as it is, from its start for the first viewer). Prints
+`ready PORT` once it listens. Needs only the system's Python with gi (gir1.2-gst-rtsp-server-1.0).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
-_ENCODER = (
-    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 pt=96 config-interval=1"
-)
+_PAYLOAD = "rtph264pay name=pay0 pt=96 config-interval=1"
+_ENCODER = f"x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! {_PAYLOAD}"
 
 
 def _pipeline(arguments: argparse.Namespace) -> str:
+    if arguments.file and arguments.file.endswith(".mp4"):
+        return f"( filesrc location={arguments.file} ! qtdemux ! h264parse ! {_PAYLOAD} )"
     if arguments.file:
         return f"( filesrc location={arguments.file} ! decodebin ! videoconvert ! {_ENCODER} )"
     size = f"video/x-raw,width={arguments.width},height={arguments.height},framerate={arguments.fps}/1"

@@ -13,8 +13,8 @@ from typing import Any, Dict, Iterator, List, Set
 import numpy as np
 import pytest
 from box import Box, Door, cut, events, frames_of, until, write_clip
-from broker import Broker, Listener, mosquitto
-from rtsp_door import RtspDoor, missing
+from broker import Broker, Listener, free_port, mosquitto
+from cameras import RtspCamera, rtsp_missing
 
 from edgecam.liveness import PASSIVE_NETS
 from edgecam.nn.registry import ModelRegistry
@@ -276,11 +276,11 @@ def test_a_living_resident_and_a_screen_that_shows_him(
 
 
 @pytest.mark.rtsp
-@pytest.mark.skipif(bool(missing()), reason=missing() or "-")
+@pytest.mark.skipif(bool(rtsp_missing()), reason=rtsp_missing() or "-")
 def test_over_rtsp_and_back_after_a_power_cut(tmp_path: Path, enrolled: Path, clips: Path, broker: Broker) -> None:
     recording = Door().record(clips / ANN, ENROLLED_S + 4, ENROLLED_S + 9, tmp_path / "door.mp4")
-    rtsp = RtspDoor(recording)
-    config = CAMERA.format(camera="front", url=rtsp.url) + REST.format(port=broker.port)
+    rtsp = RtspCamera(str(recording), port=free_port())
+    config = CAMERA.format(camera="front", url=f"rtsp://127.0.0.1:{rtsp.port}/cam") + REST.format(port=broker.port)
     with Box(tmp_path, config) as box, Listener(broker, "edgecam/#") as listener:
         shutil.copytree(enrolled, box.state)
         box.start()

@@ -14,7 +14,7 @@ from edgecam.errors import ConfigError
     ("text", "told"),
     [
         ("[motoin]\n", "motoin: unknown key; did you mean motion?"),
-        ("[motion]\nsensitivty = 2\n", "motion.sensitivty: unknown key; did you mean sensitivity?"),
+        ("[motion]\nburst = 2\n", "motion.burst: unknown key; did you mean burst_s?"),
         ("[cameras.url]\nurl = 'x'\nrotate = 90\n", "cameras.url.rotate: unknown key; did you mean rotate_deg?"),
         ("[[alerts.quiet_hours]]\nstart='22:00'\nend='06:00'\nlet_trough=[]\n", "did you mean let_through?"),
         ("[run]\nzzz = 1\n", "run.zzz: unknown key"),
