@@ -282,6 +282,29 @@ class Decision:
     blinks_s: Tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Tracklet:
+    """A track of a visit as the encoder saw it: what the night learns from."""
+
+    visit: str
+    track: int
+    """Within the visit, from 1."""
+
+    camera: str
+    model: str
+    """Model version of the encoder that made the features."""
+
+    first_s: float
+    last_s: float
+    """Seconds (source clock) of its first and last face; comparable within the visit."""
+
+    quality: float
+    """Of its best face, 0..1."""
+
+    features: Floats
+    """(K,) float32 what the encoder's head is given, the mean over its best faces by quality."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A word to whoever stands before a camera, to be shown or spoken at once or not at all."""

@@ -116,6 +116,9 @@ def _print(visit: Dict[str, Any]) -> None:
         picture = ", picture kept" if track["picture"] else ""
         reason = f" ({track['reason']})" if track["reason"] else ""
         print(f"  {track['track']}: {track['verdict']} {who}".rstrip() + f"{reason}{picture}")
+    for one in visit.get("proposed", ()):
+        events = f"{one['with_device']} events together with their device, {one['without_device']} without"
+        print(f"  {one['track']}: proposed: {one['person']} {one['share']:.2f} ({events})")
     for one in visit.get("present", ()):
         _print_presence(one, visit["sightings"])
 

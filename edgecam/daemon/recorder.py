@@ -61,6 +61,7 @@ class Recorder:
     ) -> None:
         self._store, self._clock, self._problems, self._wake = store, clock, problems, wake
         self._pictures = keep.unknown_visitors_h > 0 or keep.cluster_unknown
+        self._tracklets = keep.cluster_unknown
         self._policy = AlertPolicy(alerts)
         self._lock = threading.RLock()
         self._waiting: Deque[_Job] = deque()
@@ -113,6 +114,8 @@ class Recorder:
                     self._store.record(word, alerts[word])
                     if said.picture is not None and decision.phase is not Phase.NAMED and self._pictures:
                         self._store.add_visit_picture(decision.visit, decision.track, said.picture)
+                    if said.tracklet is not None and self._tracklets:
+                        self._store.add_tracklet(said.tracklet)
                 self.stored += 1
 
             self._do(_Job(write, f"decision {decision.id}"))

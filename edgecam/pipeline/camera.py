@@ -22,13 +22,14 @@ from edgecam.pipeline.track import Look, TrackRecord
 from edgecam.pipeline.visits import Visit, VisitBook
 from edgecam.store import new_ulid
 from edgecam.track import Tracker, appearance, still
-from edgecam.types import Asked, Decision, FaceCrop, Floats, Frame, Liveness, Phase, Verdict
+from edgecam.types import Asked, Decision, FaceCrop, Floats, Frame, Liveness, Phase, Tracklet, Verdict
 
 _GLIMPSE_S = 0.4
 _GLIMPSE_FACES = 3
 """A track shorter than both is a glimpse: alone in a visit it counts, beside others it is dropped as noise."""
 _REGION_PAD = 0.1
 """Tracked faces are searched for in their predicted box and this share of it around; the detector adds its own."""
+_LEARNT = (Verdict.KNOWN, Verdict.UNKNOWN, Verdict.UNCERTAIN)
 _NO_FACE_MOTION_S = 1.0
 """Motion shorter than this with no face is a passing shadow, not somebody."""
 _STUCK = "the camera's picture stands still"
@@ -50,6 +51,8 @@ class Said:
 
     decision: Decision
     picture: Optional[FaceCrop]
+    tracklet: Optional[Tracklet] = None
+    """What the night may learn from, with the last word about a usable face."""
 
 
 Sink = Callable[[Said], None]
@@ -325,4 +328,21 @@ class CameraPath:
             clock_trusted=self._clock.wall_trusted(),
             blinks_s=self._alive.blinks(record.track_id).blinks_s if record else (),
         )
-        self._sink(Said(decision, record.picture if record else None))
+        tracklet = self._tracklet(record, decision) if record and phase is not Phase.NAMED else None
+        self._sink(Said(decision, record.picture if record else None, tracklet))
+
+    @staticmethod
+    def _tracklet(record: TrackRecord, decision: Decision) -> Optional[Tracklet]:
+        features = record.features()
+        if features is None or decision.verdict not in _LEARNT or decision.liveness is Liveness.SPOOF:
+            return None
+        return Tracklet(
+            decision.visit,
+            decision.track,
+            decision.camera,
+            decision.model,
+            record.first_s,
+            record.last_s,
+            max(look.quality.score for look in record.looks),
+            features,
+        )

@@ -15,6 +15,8 @@ from edgecam.clock import MAX_LENGTH_S, Clock, SystemClock
 from edgecam.errors import ConfigError, DamagedError
 from edgecam.pipeline.devices import OPERATIONS as DEVICE_OPERATIONS
 from edgecam.pipeline.devices import sighting_records
+from edgecam.pipeline.tracklets import OPERATIONS as TRACKLET_OPERATIONS
+from edgecam.pipeline.tracklets import proposal_records
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -267,7 +269,8 @@ def _visits_list(call: Call) -> Iterator[Record]:
 def _visits_show(call: Call) -> Iterator[Record]:
     names = {person.id: person.name for person in call.store.people()}
     visit = _visit(call)
-    yield {**visit_record(visit, names), **sighting_records(call.store, visit.id, names)}
+    near, proposed = sighting_records(call.store, visit.id, names), proposal_records(call.store, visit.id, names)
+    yield {**visit_record(visit, names), **near, **proposed}
 
 
 def _visits_picture(call: Call) -> Iterator[Record]:
@@ -377,6 +380,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "settings.put": _settings_put,
     "strangers": _strangers,
     **DEVICE_OPERATIONS,
+    **TRACKLET_OPERATIONS,
     "visits.list": _visits_list,
     "visits.show": _visits_show,
     "visits.picture": _visits_picture,

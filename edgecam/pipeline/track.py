@@ -99,6 +99,15 @@ class TrackRecord:
         vectors = np.stack([look.vector for look in done if look.vector is not None])
         return vectors, np.array([look.quality.score for look in done], np.float32)
 
+    def features(self) -> Optional[Floats]:
+        """Return (K,) the mean of what the encoder's head was given, by quality; None if nothing was embedded."""
+        done = [look for look in self.looks if look.features is not None and look.quality.ok]
+        if not done:
+            return None
+        rows = np.stack([look.features for look in done if look.features is not None])
+        mean: Floats = np.average(rows, axis=0, weights=[max(look.quality.score, 1e-3) for look in done])
+        return mean.astype(np.float32)
+
     @property
     def picture(self) -> Optional[FaceCrop]:
         """The best face seen, for the local history."""

@@ -12,8 +12,10 @@ from edgecam.store.records import (
     NameTakenError,
     NotStoredError,
     OutboxRow,
+    Proposal,
     Purged,
     Restored,
+    StoredTracklet,
     Visit,
 )
 from edgecam.store.store import Store, destroy
@@ -30,9 +32,11 @@ __all__ = [
     "NameTakenError",
     "NotStoredError",
     "OutboxRow",
+    "Proposal",
     "Purged",
     "Restored",
     "Store",
+    "StoredTracklet",
     "Visit",
     "clean_name",
     "destroy",

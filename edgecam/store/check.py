@@ -20,6 +20,7 @@ _SEALED: Tuple[Tuple[str, str, str, str], ...] = (
     ("decisions", "body", "id", "NULL"),
     ("pictures", "crop", "id", "visit"),
     ("devices", "body", "id", "person_id"),
+    ("tracklets", "features", "id", "id"),
     ("outbox", "payload", "id", "NULL"),
     ("settings", "value", "key", "NULL"),
     ("strangers", "features", "id", "NULL"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecam.errors import DamagedError, StoreError
-from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Verdict
+from edgecam.types import Decision, FaceCrop, Floats, Liveness, Phase, Tracklet, Verdict
 
 
 class NotStoredError(StoreError):
@@ -99,6 +99,33 @@ class Visit:
     def tracks(self) -> Tuple[int, ...]:
         """Return all tracks that left anything."""
         return tuple(sorted({*self.latest, *self.pictured}))
+
+
+class StoredTracklet(NamedTuple):
+    """A kept track and what the user said of it."""
+
+    id: str
+    seen: Tracklet
+    person_id: Optional[str]
+    """Who the user said it was."""
+
+    nobody: bool
+    """The user said: none of the house's people."""
+
+
+class Proposal(NamedTuple):
+    """Who a kept track probably was, by the devices heard then; it names nobody."""
+
+    tracklet: str
+    person_id: str
+    share: float
+    """0..1."""
+
+    with_device: int
+    """Events in which this person was seen while their device was heard ..."""
+
+    without_device: int
+    """... and in which it was not."""
 
 
 class AuditRow(NamedTuple):

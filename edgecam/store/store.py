@@ -11,7 +11,7 @@ from edgecam.clock import Clock, SystemClock
 from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store.db import Database, Lock
-from edgecam.store.devices import Devices
+from edgecam.store.tracklets import Tracklets
 from edgecam.store.vault import Sealer, key_path, load_master_key, sync_folder
 
 DATABASE = "edgecam.db"
@@ -21,10 +21,11 @@ _OUTBOX_MAX = 10_000
 _SQLITE_TAIL = ("-wal", "-shm", "-journal")
 
 
-class Store(Devices):
+class Store(Tracklets):
     """People, faces, settings, visits, decisions, outbox, audit; safe to use from several threads.
 
-    See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`, `Devices`.
+    See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`, `Devices`,
+    `Tracklets`.
     """
 
     _file_lock: Optional[Lock] = None

@@ -1,0 +1,1 @@
+"""The night: what the box learns by itself from the faces of the last days."""

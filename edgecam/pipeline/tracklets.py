@@ -1,0 +1,133 @@
+"""Operations on the faces kept for the night, what was proposed of them, and what the user is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping
+
+from edgecam.errors import ConfigError
+from edgecam.pipeline.wire import Record, mapping_of, pack_array, want
+from edgecam.presence.sightings import attendance
+from edgecam.store import NotStoredError, Proposal, Store
+
+if TYPE_CHECKING:
+    from edgecam.pipeline.operations import Call
+
+QUESTIONS_KEY = "questions"
+"""Setting: the open questions, `[{"id", "people": [ids], "tracklets": [ids]}]`; only ids, never names."""
+
+
+def _list(call: Call) -> Iterator[Record]:
+    """Every kept face with its features, for the night."""
+    for row_id, seen, person_id, nobody in call.store.tracklets():
+        yield {
+            "tracklet": row_id,
+            "visit": seen.visit,
+            "track": seen.track,
+            "camera": seen.camera,
+            "model": seen.model,
+            "first_s": seen.first_s,
+            "last_s": seen.last_s,
+            "quality": seen.quality,
+            "person_id": person_id,
+            "nobody": nobody,
+            "features": pack_array(seen.features),
+        }
+
+
+def _attendance(call: Call) -> Iterator[Record]:
+    """Whose devices were near, for each visit of which a face is kept, oldest first."""
+    devices = {device.id: device for device in call.store.devices()}
+    yield {"people": sorted({device.person_id for device in devices.values()})}
+    for visit_id in dict.fromkeys(row.seen.visit for row in call.store.tracklets()):
+        near = attendance([sighting for _, sighting in call.store.visit_sightings(visit_id)], devices)
+        present = [{"people": list(one.person_ids), "weight": one.weight, "reason": one.reason} for one in near]
+        visit = call.store.visit(visit_id)
+        yield {"visit": visit_id, "place": visit.place, "opened_wall_s": visit.opened_wall_s, "present": present}
+
+
+def _propose(call: Call) -> Iterator[Record]:
+    """Put new proposals and questions in the place of the old ones."""
+    try:
+        proposals = [
+            Proposal(
+                str(want(item, "tracklet")),
+                str(want(item, "person_id")),
+                float(want(item, "share")),
+                int(want(item, "with_device")),
+                int(want(item, "without_device")),
+            )
+            for item in call.list("proposals")
+        ]
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"proposals.put: {err}") from err
+    questions = [dict(mapping_of(item, "question")) for item in call.list("questions")]
+    with call.store.transaction():
+        kept = call.store.propose(proposals)
+        call.store.put(QUESTIONS_KEY, questions)
+    yield {"proposals": kept, "questions": len(questions)}
+
+
+def _questions(call: Call) -> Iterator[Record]:
+    """The open questions with names, and where the faces are to be seen."""
+    names = {person.id: person.name for person in call.store.people()}
+    rows = {row.id: row for row in call.store.tracklets()}
+    for question in _open(call.store):
+        seen = [rows[row_id] for row_id in question["tracklets"] if row_id in rows]
+        open_rows = [row for row in seen if row.person_id is None and not row.nobody]
+        if not open_rows:
+            continue
+        yield {
+            "question": question["id"],
+            "people": [names[person_id] for person_id in question["people"] if person_id in names],
+            "faces": [{"visit": row.seen.visit, "track": row.seen.track} for row in open_rows],
+        }
+
+
+def _answer(call: Call) -> Iterator[Record]:
+    """Take the user's word: somebody's name, or null for nobody of the house; the question is closed by either."""
+    wanted = call.text("question")
+    questions = _open(call.store)
+    question = next((one for one in questions if one["id"] == wanted), None)
+    if question is None:
+        raise NotStoredError(f"there is no open question {wanted}: see `edgecam review`")
+    name = call.get("name")
+    here = {row.id: row.seen for row in call.store.tracklets()}
+    rows = [row_id for row_id in question["tracklets"] if row_id in here]
+    with call.store.transaction():
+        person = call.named(name) if name else None
+        for row_id in rows:
+            if person is None:
+                call.store.is_nobody(row_id)
+            else:
+                call.store.is_person(row_id, person.id)
+        call.store.put(QUESTIONS_KEY, [one for one in questions if one is not question])
+    yield {"question": wanted, "person": person.name if person else None, "faces": len(rows)}
+
+
+OPERATIONS: Mapping[str, Callable[[Call], Iterator[Record]]] = {
+    "tracklets.list": _list,
+    "tracklets.attendance": _attendance,
+    "proposals.put": _propose,
+    "questions.list": _questions,
+    "questions.answer": _answer,
+}
+
+
+def proposal_records(store: Store, visit: str, names: Mapping[str, str]) -> Dict[str, Any]:
+    """Return what is proposed of a visit's tracks, as JSON values."""
+    rows: List[Record] = [
+        {
+            "track": track,
+            "person": names.get(one.person_id),
+            "share": round(one.share, 3),
+            "with_device": one.with_device,
+            "without_device": one.without_device,
+        }
+        for track, one in store.proposals(visit)
+    ]
+    return {"proposed": rows}
+
+
+def _open(store: Store) -> List[Dict[str, Any]]:
+    found = store.get(QUESTIONS_KEY)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
