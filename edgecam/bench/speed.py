@@ -7,9 +7,9 @@ from typing import Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 
-from edgecam import align, quality
+from edgecam import align, liveness, quality
 from edgecam.bench.lab import Lab, repeat, timed
-from edgecam.bench.report import Figure, Row
+from edgecam.bench.report import Figure, Row, Skipped
 from edgecam.bench.scene import FPS, Scene
 from edgecam.capture.clip import ClipSource
 from edgecam.capture.motion import Motion, MotionGate
@@ -19,6 +19,8 @@ from edgecam.config import CameraConfig, EmbedConfig
 from edgecam.embed import embed
 from edgecam.embed import make as make_encoder
 from edgecam.identify import Household
+from edgecam.liveness import LivenessWatch
+from edgecam.liveness.eyes import cut, view
 from edgecam.nn.registry import ModelRegistry, default_folder
 from edgecam.pipeline.build import strangers_of
 from edgecam.pipeline.camera import CameraPath, Said
@@ -28,6 +30,8 @@ from edgecam.types import Frame
 
 _CHUNK = 20
 _WARM_UP = 12
+_STAY_S, _CAMERA_FPS = 4.0, 20
+"""Of who is followed by the eyes: every other picture is searched for faces."""
 
 
 def idle(lab: Lab) -> Iterator[Row]:
@@ -170,3 +174,58 @@ def stages(lab: Lab) -> Iterator[Row]:
         lab.tell(f"stage {name}")
         found = repeat(work, times).ms()
         yield Figure(f"stage_{name}", found.pop("median_ms"), "ms", detail=found)
+    yield from _liveness(lab, registry)
+
+
+def _liveness(lab: Lab, registry: ModelRegistry) -> Iterator[Row]:
+    """Yield what liveness takes with one thread: a look, the eyes, and all of it by face of a track."""
+    lab.tell("stage liveness")
+    nets = liveness.make(lab.config.liveness, registry)
+    times = lab.of_extent(10, 40, 100)
+    scene = Scene(lab.faces(1))
+    frame = Frame(scene.at(0), 0.0, "bench")
+    faces = lab.detector(frame.image)
+    box, landmarks = faces.boxes[0], faces.landmarks[0]
+    rated = quality.assess(align.make_crop(frame.image, box, landmarks), lab.config.quality)
+    area = cut(frame.image, box)
+    seen = None if area is None else view(area, box, landmarks)
+    works: Dict[str, Callable[[], object]] = {}
+    if nets.passive is None:
+        yield Skipped("stage_liveness_look", nets.lacking)
+    else:
+        works["liveness_look"] = partial(nets.passive, frame.image, box)
+    if nets.eyes is not None and seen is not None:
+        works["liveness_eyes"] = partial(nets.eyes, [seen])
+    for name, work in works.items():
+        found = repeat(work, times).ms()
+        yield Figure(f"stage_{name}", found.pop("median_ms"), "ms", detail={**found, "threads": 1})
+    if nets.passive is None:
+        return
+    watch, tracks = LivenessWatch(nets), lab.of_extent(2, 5, 10)
+
+    def follow(frame: Frame, track: int, *, perceived: bool) -> None:
+        watch.glimpse(frame)
+        if perceived:
+            watch.see(frame, track, box, landmarks, rated)
+            watch.watch([track])
+
+    wall_s = cpu_s = 0.0
+    for index in range(round(tracks * _STAY_S * _CAMERA_FPS)):
+        track = index // round(_STAY_S * _CAMERA_FPS)
+        shown = Frame(scene.at(index), index / _CAMERA_FPS, "bench")
+        wall, cpu = timed(partial(follow, shown, track, perceived=index % 2 == 0))
+        wall_s, cpu_s = wall_s + wall, cpu_s + cpu
+    count = tracks * _STAY_S * _CAMERA_FPS / 2
+    yield Figure(
+        "liveness_per_face",
+        1e3 * cpu_s / count,
+        "ms",
+        8.0,
+        detail={
+            "what": "processor time for looks and eyes of who stays 4 s at 10 detections and 20 pictures a second",
+            "wall_ms": 1e3 * wall_s / count,
+            "looks": sum(watch.looks(track) for track in range(tracks)),
+            "faces": round(count),
+            "threads": 1,
+        },
+    )

@@ -121,6 +121,11 @@ class LivenessWatch:
         """Return whether a track is a spoof so far (cheap)."""
         return self.standing(track_id).verdict is Liveness.SPOOF
 
+    def looks(self, track_id: int) -> int:
+        """Return how often the passive nets were asked about a track."""
+        watched = self._tracks.get(track_id)
+        return 0 if watched is None else watched.vote.looks
+
     def forget(self, track_id: int) -> None:
         """Drop what is known of a track that ended."""
         self._tracks.pop(track_id, None)

@@ -13,6 +13,8 @@ from edgecam.alerts.message import check
 from edgecam.bench.demo import as_it_should
 from edgecam.bench.media import cache_folder, get_media
 from edgecam.errors import EdgecamError
+from edgecam.liveness import missing
+from edgecam.nn.registry import ModelRegistry, default_folder
 
 
 def _demo(*arguments: str) -> List[Dict[str, Any]]:
@@ -53,11 +55,33 @@ def test_photos_alone() -> None:
 def test_the_whole_demo() -> None:
     rows = _demo()
     shown = [row for row in rows if row["type"] == "visitor"]
-    assert len(shown) == 5
+    nets = not missing(ModelRegistry(default_folder()))
+    assert [row["picture"] for row in shown] == [False] * 5 + [True] * nets
     assert all(row["right"] for row in shown)
-    assert {row["said"] for row in shown} == {"Franck", "Obama", "unknown"}
+    assert {word for row in shown for word in row["said"].split(", ")} == {"Franck", "Obama", "unknown"} | (
+        {"spoof"} if nets else set()
+    )
     # On a slow machine two visitors may share a visit, never a track.
     assert len({(alert["visit"], alert["track"]) for alert in _alerts(rows)}) >= 5
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ([{"event_type": "spoof"}], True),
+        (
+            [{"event_type": "known", "person": "Ann", "phase": "named"}, {"event_type": "spoof", "phase": "corrected"}],
+            False,
+        ),
+        ([{"event_type": "uncertain"}], False),
+        ([{"event_type": "unknown"}], False),
+        ([{"event_type": "spoof"}, {"event_type": "unknown", "track": 2}], False),
+        ([], False),
+    ],
+)
+def test_a_picture_is_a_spoof_and_nobody_else(said: List[Dict[str, Any]], right: bool) -> None:
+    events = [{**_event(one["event_type"]), **one, "candidates": []} for one in said]
+    assert as_it_should(None, events, picture=True) is right
 
 
 def _event(event_type: str, person: Any = None, track: int = 1, phase: str = "final") -> Dict[str, Any]:
