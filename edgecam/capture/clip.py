@@ -9,7 +9,7 @@ from typing import Any, Iterator, Optional, Tuple
 
 import av
 
-from edgecam.capture.picture import MAX_PIXELS, Upright
+from edgecam.capture.picture import MAX_PIXELS, Recording
 from edgecam.capture.timeline import ClipTimeline, Thinner
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig
@@ -40,36 +40,19 @@ def prepare_decoder(stream: Any) -> None:
     decoder.options = {**dict(decoder.options or {}), "max_pixels": str(MAX_PIXELS)}
 
 
-class ClipSource:
+class ClipSource(Recording):
     """A recorded file, played as fast as it is read or, paced, like a camera.
 
-    Args:
-        path: the file.
-        config: fps (frames beyond it are skipped), loop, rotation, flip, zones.
-        camera_id: put into every frame.
-        clock: paces; not asked otherwise.
-        paced: play in real time.
+    Args: see `Recording`.
     """
 
-    live = False
-
     def __init__(self, path: Path, config: CameraConfig, camera_id: str, clock: Clock, *, paced: bool = False) -> None:
-        self._path = path
-        self._config = config
-        self._camera = camera_id
-        self._clock = clock
-        self._paced = paced
-        self._upright = Upright(config)
+        super().__init__(path, config, camera_id, clock, paced=paced)
         self._thinner = Thinner(config.fps)
         self._timeline: Optional[ClipTimeline] = None
         self._container: Any = None
         self._decoded: Iterator[Any] = iter(())
         self._first: Any = None
-        self._started_s: Optional[float] = None
-
-    def describe(self) -> str:
-        """Return the file's path."""
-        return str(self._path)
 
     def open(self) -> None:
         """Open the file and decode its first frame.
@@ -112,8 +95,7 @@ class ClipSource:
             except (av.error.FFmpegError, ValueError) as err:
                 _LOGGER.debug("%s: frame at %.3f s skipped: %s", self._path, at_s, reason(err))
                 continue
-            if self._paced:
-                self._wait_until(at_s)
+            self._wait_until(at_s)
             return Frame(self._upright(image, own_rotation_deg(decoded)), at_s, self._camera)
 
     def close(self) -> None:
@@ -122,10 +104,6 @@ class ClipSource:
         self._decoded, self._first = iter(()), None
         if container is not None:
             container.close()
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the rest of the frames."""
-        return iter(self.read, None)
 
     def _open_container(self) -> Tuple[Any, float]:
         # Only local files: a playlist handed in as a clip must not make us fetch anything.
@@ -174,13 +152,6 @@ class ClipSource:
             self.open()
             decoded, self._first = self._first, None
         return decoded
-
-    def _wait_until(self, at_s: float) -> None:
-        if self._started_s is None:
-            self._started_s = self._clock.monotonic_s() - at_s
-        ahead_s = self._started_s + at_s - self._clock.monotonic_s()
-        if ahead_s > 0:
-            self._clock.sleep(ahead_s)
 
 
 def reason(err: BaseException) -> str:

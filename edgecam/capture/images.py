@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import List, Optional
 
 from edgecam.capture.photo import is_photo, read_photo
-from edgecam.capture.picture import Upright
+from edgecam.capture.picture import Recording
 from edgecam.clock import Clock
 from edgecam.config import CameraConfig
 from edgecam.errors import InputError
@@ -16,37 +16,20 @@ from edgecam.types import Frame
 _LOGGER = logging.getLogger(__name__)
 
 
-class ImagesSource:
+class ImagesSource(Recording):
     """Photos sorted by name, 1/fps apart.
 
     A broken photo in a folder is skipped with a warning; a folder without a usable one is an error.
 
-    Args:
-        path: a folder or a photo.
-        config: fps, loop, rotation, flip, zones.
-        camera_id: put into every frame.
-        clock: paces; not asked otherwise.
-        paced: play in real time.
+    Args: see `Recording`; the path is a folder or a photo.
     """
 
-    live = False
-
     def __init__(self, path: Path, config: CameraConfig, camera_id: str, clock: Clock, *, paced: bool = False) -> None:
-        self._path = path
-        self._config = config
-        self._camera = camera_id
-        self._clock = clock
-        self._paced = paced
-        self._upright = Upright(config)
+        super().__init__(path, config, camera_id, clock, paced=paced)
         self._photos: List[Path] = []
         self._next = 0
         self._shown = 0
         self._round = 0
-        self._started_s = 0.0
-
-    def describe(self) -> str:
-        """Return the path."""
-        return str(self._path)
 
     def open(self) -> None:
         """List the photos.
@@ -88,14 +71,9 @@ class ImagesSource:
             at_s = self._shown / self._config.fps
             self._shown += 1
             self._round += 1
-            if self._paced:
-                self._clock.sleep(max(0.0, self._started_s + at_s - self._clock.monotonic_s()))
+            self._wait_until(at_s)
             return Frame(self._upright(image), at_s, self._camera)
 
     def close(self) -> None:
         """Forget the list; `open` starts again."""
         self._photos = []
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the rest of the photos."""
-        return iter(self.read, None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import cv2
 import numpy as np
 
+from edgecam.clock import Clock
 from edgecam.config import CameraConfig, Polygon
-from edgecam.types import Image, Ints
+from edgecam.types import Frame, Image, Ints
 
 MAX_PIXELS = 64_000_000
 """A larger picture is refused before it is decoded: no camera of this kind sends it."""
@@ -63,3 +65,42 @@ class Upright:
         for zone in zones:
             cv2.fillPoly(image, [zone.astype(np.int32)], (0, 0, 0))
         return image
+
+
+class Recording:
+    """What a file and a folder of photos have in common as sources.
+
+    Args:
+        path: the file or folder.
+        config: fps (the most that is shown), loop, rotation, flip, zones.
+        camera_id: put into every frame.
+        clock: paces; not asked otherwise.
+        paced: play in real time, else as fast as it is read.
+    """
+
+    live = False
+
+    def __init__(self, path: Path, config: CameraConfig, camera_id: str, clock: Clock, *, paced: bool = False) -> None:
+        self._path, self._config, self._camera, self._clock, self._paced = path, config, camera_id, clock, paced
+        self._upright = Upright(config)
+        self._started_s: Optional[float] = None
+
+    def describe(self) -> str:
+        """Return the path."""
+        return str(self._path)
+
+    def read(self) -> Optional[Frame]:
+        """Return the next frame; None at the end."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the rest of the frames."""
+        return iter(self.read, None)
+
+    def _wait_until(self, at_s: float) -> None:
+        """Where paced, wait until a frame is due."""
+        if not self._paced:
+            return
+        if self._started_s is None:
+            self._started_s = self._clock.monotonic_s() - at_s
+        self._clock.sleep(max(0.0, self._started_s + at_s - self._clock.monotonic_s()))
