@@ -275,6 +275,24 @@ def test_a_living_resident_and_a_screen_that_shows_him(
         assert "Traceback" not in box.log()
 
 
+@pytest.mark.slow
+def test_a_recording_is_asked_too(tmp_path: Path, enrolled: Path, clips: Path) -> None:
+    """`edgecam replay` needs no option for it: the configuration says so, and the prompts stand among its lines."""
+    config = '[liveness]\npassive = false\nchallenge = "unproven"\nchallenge_s = 3.0\n'
+    clip = cut(clips / ANN, ENROLLED_S, ENROLLED_S + 7, tmp_path / "ann.mp4")
+    with Box(tmp_path, config) as box:
+        shutil.copytree(enrolled, box.state)
+        rows = [json.loads(line) for line in box.run("replay", str(clip), "--fast", "--json").stdout.splitlines()]
+    asked, over_ = (row for row in rows if row["type"] == "prompt")
+    (told,) = (row for row in rows if row["type"] == "decision")
+    assert (asked["state"], asked["reason"], over_["text"]) == ("asked", "", "Thank you.")
+    assert asked["action"] == over_["action"]
+    assert over_["reason"] in told["reason"]
+    assert (told["person"], told["liveness"] == "live") == ("Ann Example", over_["state"] == "passed")
+    assert "Ann" not in json.dumps([asked, over_])
+    assert rows[-1]["type"] == "summary"
+
+
 @pytest.mark.rtsp
 @pytest.mark.skipif(bool(rtsp_missing()), reason=rtsp_missing() or "-")
 def test_over_rtsp_and_back_after_a_power_cut(tmp_path: Path, enrolled: Path, clips: Path, broker: Broker) -> None:

@@ -186,7 +186,16 @@ def half(image: Image, box: Floats, landmarks: Floats) -> None:
     image[:, int(landmarks[2][0]) :] = (90, 95, 100)
 
 
-@pytest.mark.parametrize(("cover", "nets"), [(sunglasses, True), (mask, False), (half, False)])
+@pytest.mark.parametrize(
+    ("cover", "nets"),
+    [
+        (sunglasses, True),
+        (half, False),
+        pytest.param(mask, False, marks=pytest.mark.slow),
+        pytest.param(mask, True, marks=pytest.mark.slow),
+        pytest.param(half, True, marks=pytest.mark.slow),
+    ],
+)
 def test_half_hidden_faces_have_an_answer_and_no_challenge_is_passed_by_them(
     house: House, cover: Callable[[Image, Floats, Floats], None], nets: bool
 ) -> None:
@@ -223,7 +232,7 @@ def test_at_one_frame_a_second_nobody_can_tell(house: House) -> None:
     assert told.finals[0].blinks_s == ()
 
 
-@pytest.mark.parametrize("name", ["wolf_real", "wolf_fake"])
+@pytest.mark.parametrize("name", ["wolf_real", pytest.param("wolf_fake", marks=pytest.mark.slow)])
 def test_a_camera_that_hangs_shows_neither_somebody_live_nor_a_picture(house: House, name: str) -> None:
     frame = next(house.clip(name))
     for seconds in (2, 12) if name == "wolf_real" else (2,):
