@@ -106,7 +106,7 @@ TARGETS = (
         python="3.11",
         machine="x86_64",
         glibc=(2, 35),
-        extras=("cpu", "dlib", "dev"),
+        extras=("cpu", "dlib", "presence", "dev"),
         bounds=("numpy==2.0.2", "pydantic==2.13.*"),
         note=("numpy and pydantic: the newest whose stubs mypy 1.19.1 reads as Python 3.9.",),
     ),
@@ -116,7 +116,7 @@ TARGETS = (
         python="3.9",
         machine="aarch64",
         glibc=(2, 27),
-        extras=("cpu", "dlib"),
+        extras=("cpu", "dlib", "presence"),
         bounds=("numpy<2", "pydantic==2.13.*"),
         note=(
             "numpy < 2: NVIDIA's onnxruntime 1.11 was built against numpy 1.",
@@ -130,7 +130,7 @@ TARGETS = (
         python="3.10",
         machine="aarch64",
         glibc=(2, 35),
-        extras=("cpu", "dlib"),
+        extras=("cpu", "dlib", "presence"),
         bounds=("pydantic==2.13.*",),
         note=(
             *_NVIDIA,

@@ -1,7 +1,7 @@
 """802.11 frames as captures and monitor interfaces give them: who sent it, how strong, on which channel.
 
 Standard library only, for the helper; a frame whose sender nobody asked for is not looked at beyond its address.
-Radiotap: https://www.radiotap.org (fields of `_FIELDS`); PPI: CACE 1.0.10; Prism and AVS: linux-wlan-ng.
+Radiotap: https://www.radiotap.org (fields of `_FIELDS`); PPI: version 1.0.10; Prism and AVS: linux-wlan-ng.
 """
 
 from __future__ import annotations

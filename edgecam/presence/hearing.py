@@ -140,7 +140,7 @@ class Ear:
 
 
 class _Sequence:
-    """The frame numbers of one address: a sender counts upwards, two senders jump to and fro between two counts."""
+    """The frame numbers of one address: a sender counts upwards, two senders jump between two counts."""
 
     def __init__(self) -> None:
         self._last: Optional[int] = None

@@ -185,7 +185,8 @@ def _sys(name: str, what: str) -> Path:
 
 
 def _ioctl(request: int, name: str, flags: int = 0) -> bytes:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    # Any socket will do, and the unit allows none of IP.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
             return fcntl.ioctl(sock, request, struct.pack("16sH14x", name.encode()[:15], flags))
         except OSError as err:
