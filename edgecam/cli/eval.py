@@ -93,6 +93,7 @@ def _pad(args: argparse.Namespace) -> int:
     quiet_libraries()
     from edgecam.evaluation import pad
 
+    _remark(args.data)
     first = ("source", "species", "condition", "attacks", "accepted", "bona_fide", "rejected", "no_answer")
     return _print(pad.run(pad.Options(args.data, args.full)), first, as_json=args.json)
 
@@ -103,8 +104,14 @@ def _blink(args: argparse.Namespace) -> int:
     quiet_libraries()
     from edgecam.evaluation import blink
 
+    _remark(args.data)
     options = blink.Options(args.data, args.full, ("net", "dlib") if args.dlib else ("net",))
     return _print(blink.run(options), ("clip", "condition", "precision", "recall", "events"), as_json=args.json)
+
+
+def _remark(data: Path) -> None:
+    if not (data / "glasses.txt").is_file():
+        note(f"{data} has no glasses.txt: no rows for people with and without glasses")
 
 
 def _presence(args: argparse.Namespace) -> int:

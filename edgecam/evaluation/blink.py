@@ -1,7 +1,7 @@
 """`edgecam eval blink`: blinks found in clips against what was counted by eye, and in synthetic traces at any rate.
 
 The data folder holds clips and, where somebody counted, GROUND_TRUTH.csv: file, first and last closed frame, `blink` or
-`long_closure`; `#` begins a remark.
+`long_closure`; `#` begins a remark. `glasses.txt` (`presented.worn`) adds rows for those with and without glasses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgecam import detect
 from edgecam.config import Config, LivenessConfig
 from edgecam.detect import Detector
 from edgecam.errors import InputError
-from edgecam.evaluation.presented import CONDITIONS, PERCEIVED_EVERY_S, exact_interval, follow, frames_of
+from edgecam.evaluation.presented import CONDITIONS, PERCEIVED_EVERY_S, exact_interval, follow, frames_of, worn
 from edgecam.liveness import EyeEstimator, LivenessNets, make
 from edgecam.liveness.blink import EyeSeries
 from edgecam.liveness.eyes import cut, view
@@ -64,16 +64,22 @@ def run(options: Options) -> Iterator[Dict[str, Any]]:
         raise InputError(f"{options.data}: no clips")
     registry = ModelRegistry(default_folder())
     detector = detect.make(Config().detect, registry)
-    truths = read_truth(options.data)
+    truths, glasses = read_truth(options.data), worn(options.data)
     until_s = None if options.full else _QUICK_S
     for name in options.estimators:
+        slices: Dict[Tuple[str, str], List[Dict[str, Any]]] = {}
         nets = make(LivenessConfig(passive=False, eyes="dlib" if name == "dlib" else "net"), registry)
         for clip in clips:
             truth = truths.get(clip.name)
             for condition in CONDITIONS if options.full else _QUICK:
-                yield {**_clip_row(clip, condition, until_s, truth, detector, nets), "estimator": name}
+                row = {**_clip_row(clip, condition, until_s, truth, detector, nets), "estimator": name}
+                for slice_ in glasses.slice_of(clip):
+                    slices.setdefault((slice_, condition), []).append(row)
+                yield row
             if truth is not None and nets.eyes is not None:
                 yield {**_state_row(clip, truth, detector, nets.eyes), "estimator": name}
+        for (slice_, condition), rows in slices.items():
+            yield {**_slice_row(slice_, condition, rows), "estimator": name}
     for rate in _TRACE_HZ:
         yield _trace_row(rate)
 
@@ -109,6 +115,24 @@ def _clip_row(
         row["long_closures"] = len(truth.closures)
         row["long_closures_called_blinks"] = called
     return row
+
+
+def _slice_row(slice_: str, condition: str, rows: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return the sum over clips: recall and precision where blinks were counted; clips in which none was found."""
+    counted = [row for row in rows if "hits" in row]
+    hits, truth, found = (sum(row[key] for row in counted) for key in ("hits", "truth", "events"))
+    silent = sum(not row["events"] for row in rows)
+    return {
+        "clip": slice_,
+        "precision": hits / found if found else None,
+        "recall": hits / truth if truth else None,
+        "events": sum(row["events"] for row in rows),
+        "condition": condition,
+        "clips": len(rows),
+        "watched_s": round(sum(row["watched_s"] for row in rows), 1),
+        "no_blink": silent,
+        "no_blink_ci95": exact_interval(silent, len(rows)),
+    }
 
 
 def matched(found: Sequence[float], spans: Sequence[Tuple[float, float]], slack_s: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from edgecam.capture.base import make_source
 from edgecam.clock import SystemClock
 from edgecam.config import CameraConfig, QualityConfig, TrackConfig
 from edgecam.detect import Detector
+from edgecam.errors import InputError
 from edgecam.liveness import LivenessNets, LivenessWatch
 from edgecam.liveness.blink import Blinks
 from edgecam.liveness.vote import Standing
@@ -125,6 +126,37 @@ def follow(frames: Iterator[Frame], detector: Detector, nets: LivenessNets) -> L
         if n >= _LEAST_FACES or last - first >= _LEAST_S
     ]
     return sorted(found, key=lambda one: one.first_s - one.last_s)
+
+
+@dataclass(frozen=True)
+class Worn:
+    """Who of a data folder wears glasses."""
+
+    files: Optional[FrozenSet[Path]]
+    """None: nobody wrote it down."""
+
+    def slice_of(self, path: Path) -> Tuple[str, ...]:
+        """Return the name of the slice that a file belongs to, if that is known."""
+        if self.files is None:
+            return ()
+        return ("glasses",) if path in self.files else ("without glasses",)
+
+
+def worn(data: Path) -> Worn:
+    """Read `glasses.txt`: the files of a data folder that show somebody with glasses, one a line; `#` begins a remark.
+
+    Raises:
+        InputError: it names a file that is not there.
+    """
+    path = data / "glasses.txt"
+    if not path.is_file():
+        return Worn(None)
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    files = frozenset(data / line for line in lines if line)
+    for file in sorted(files):
+        if not file.is_file():
+            raise InputError(f"{path}: no such file: {file.relative_to(data)}")
+    return Worn(files)
 
 
 def exact_interval(k: int, n: int) -> Optional[List[float]]:
