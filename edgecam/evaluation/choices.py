@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from edgecam.evaluation.strangers import half_of
 from edgecam.identify import fit_strangers
 from edgecam.metrics import threshold_at
 from edgecam.types import Floats
+
+Rows = Callable[[Path, float, Optional[Path]], Iterator[Dict[str, Any]]]
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 RATES = (0.01, 0.003, 0.001)
@@ -124,10 +126,10 @@ def _reached(album: Album, vectors: Floats, drawn: Floats, homes: List[Home], en
     return [(float(v), threshold_at(real, rate)) for v, rate in zip(expected, RATES)]
 
 
-def main() -> int:
-    """Print one JSON object a line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="one folder of photos a person")
+def command(about: Optional[str], data: str, rows: Rows) -> int:
+    """Print one JSON object a line: the command line of `choices` and `leak`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--data", type=Path, required=True, help=data)
     parser.add_argument("--pad", type=float, default=0.25, help="border replicated around tight crops")
     parser.add_argument("--cache", type=Path, help="an .npz for the faces' features")
     args = parser.parse_args()
@@ -137,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, "one folder of photos a person", rows))

@@ -7,8 +7,6 @@ nearer to its vectors, or likelier under its model, than those who did not: an A
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
@@ -16,6 +14,7 @@ from typing import Any, Dict, Iterator, Optional
 import numpy as np
 
 from edgecam.embed import Encoder
+from edgecam.evaluation.choices import command
 from edgecam.evaluation.faces import open_bench, photos_of, read_album
 from edgecam.evaluation.strangers import half_of
 from edgecam.identify import StrangerModel, load_strangers
@@ -83,17 +82,5 @@ def _auc(values: Floats, within: Any, w: Any) -> float:
     return auc(values[copies][within[copies]], values[copies][~within[copies]])
 
 
-def main() -> int:
-    """Print one JSON object a line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder the statistics were made from")
-    parser.add_argument("--pad", type=float, default=0.25, help="border replicated around tight crops")
-    parser.add_argument("--cache", type=Path, help="an .npz for the faces' features")
-    args = parser.parse_args()
-    for row in rows(args.data, args.pad, args.cache):
-        print(json.dumps(row), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, "the folder the statistics were made from", rows))
