@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_two_cameras_at_one_door_make_one_visit_and_one_alert(
     tmp_path: Path, enrolled: Path, data_dir: Path, broker: Broker
 ) -> None:
     with Door() as left, Door() as right, Listener(broker, "edgecam/#") as listener:
-        box = Box(tmp_path, CONFIG.format(left=left.url, right=right.url, port=broker.port))
+        text = CONFIG.format(left=left.url, right=right.url, port=broker.port)
+        box = Box(tmp_path, text + "[store]\ncluster_unknown = true\n")
         shutil.copytree(enrolled, box.state)
         with box:
             box.start()
@@ -75,9 +77,16 @@ def test_two_cameras_at_one_door_make_one_visit_and_one_alert(
             until(lambda: words(listener), "a word")
             until(lambda: left.empty and right.empty and nobody_there(box), "the visit over")
             stored = box.ask("visits.list")
+            kept = box.ask("tracklets.list")
+            night = json.loads(box.run("tune", "--json").stdout.splitlines()[-1])
     assert len(stored) == 1
     assert {visit["place"] for visit in stored} == {"door"}
     assert [track["person"] for track in stored[0]["tracks"]].count("Ann Example") >= 2  # one a camera
+    # What the night learns from: each of these faces as the encoder saw it, and too little of it to say anything.
+    assert {(face["visit"], face["camera"]) for face in kept} == {(stored[0]["visit"], c) for c in ("left", "right")}
+    assert night["faces"] == len(kept)
+    assert night["proposals"] == 0
+    assert "no device is bound" in night["reason"]
     heard = words(listener)
     assert {event["visit"] for event in heard} == {stored[0]["visit"]}
     assert [event["person"] for event in heard if event["phase"] == "named"] == ["Ann Example"]
