@@ -14,6 +14,7 @@ from edgecam.cli.common import Backend, Sub, add_common, backend, emit, note
 from edgecam.errors import ConfigError, StoreError
 
 _NOBODY = "nobody"
+_INLINE = ("iTerm.app", "WezTerm")  # codespell:ignore
 
 
 def add_parser(sub: Sub) -> None:
@@ -96,14 +97,14 @@ def _picture(state: Backend, face: Dict[str, Any]) -> Optional[bytes]:
 
 
 def _show(png: bytes) -> bool:
-    """Draw a picture in a terminal that can (kitty's and iTerm's protocols); return whether it could."""
+    """Draw a picture in a terminal that can (kitty's and iTerm2's protocols); return whether it could."""
     data = base64.b64encode(png).decode("ascii")
     if "KITTY_WINDOW_ID" in os.environ:
         parts: List[str] = [data[i : i + 4096] for i in range(0, len(data), 4096)]
         for i, part in enumerate(parts):
             head = "a=T,f=100," if i == 0 else ""
             sys.stdout.write(f"\x1b_G{head}m={int(i + 1 < len(parts))};{part}\x1b\\")
-    elif os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm"):
+    elif os.environ.get("TERM_PROGRAM") in _INLINE:
         sys.stdout.write(f"\x1b]1337;File=inline=1;size={len(png)}:{data}\x07")
     else:
         return False
