@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import pytest
+from box import Box, until
+from broker import Broker, mosquitto
+from broker import Listener as MqttListener
 from radiotap import DATA, dot11, mac, tapped
 
 from edgecam.daemon.listener import Listener
 from edgecam.presence.wire import Sign, State, Watch
+from edgecam.store import Store
 
 HERE = Path(__file__).resolve().parent
 PHONE, OTHER = "5c:51:4f:be:ef:01", "5c:51:4f:be:ef:02"
@@ -36,13 +43,16 @@ pytestmark = pytest.mark.skipif(
 class Air:
     """A daemon's end of the socket here, a helper and its interface there."""
 
-    def __init__(self, folder: Path, link: int, *args: str) -> None:
+    def __init__(
+        self, folder: Path, link: int, *args: str, daemon: Optional[Path] = None, under: Sequence[str] = ()
+    ) -> None:
         self.signs: List[Sign] = []
         self.states: List[Optional[State]] = []
-        self.path = folder / "p.sock"
-        self.listener = Listener(self.path, self.signs.append, self.states.append)
-        self.listener.start()
-        helper = [sys.executable, "-m", "edgecam", "presence", "run", "--socket", str(self.path), *args]
+        self.path = daemon or folder / "p.sock"
+        self.listener = Listener(self.path, self.signs.append, self.states.append, lambda _: True)
+        if daemon is None:
+            self.listener.start()
+        helper = [*under, sys.executable, "-m", "edgecam", "presence", "run", "--socket", str(self.path), *args]
         self._log = (folder / "helper.log").open("w+b")
         self._process = subprocess.Popen(
             ["unshare", "--net", sys.executable, str(HERE / "tap_air.py"), str(link), *helper],
@@ -98,7 +108,8 @@ class Air:
         assert self._process.stdin is not None
         self._process.stdin.close()
         code = self._process.wait(20)
-        self.listener.stop()
+        if self.listener._listener is not None:
+            self.listener.stop()
         self._log.close()
         return code
 
@@ -117,8 +128,8 @@ class Air:
 def air(tmp_path: Path) -> Iterator[Callable[..., Air]]:
     made: List[Air] = []
 
-    def make(link: int = RADIOTAP, *args: str) -> Air:
-        made.append(Air(tmp_path, link, *args))
+    def make(link: int = RADIOTAP, *args: str, **how: Any) -> Air:
+        made.append(Air(how.pop("folder", tmp_path), link, *args, **how))
         return made[-1]
 
     yield make
@@ -140,6 +151,23 @@ def test_enrolled_devices_are_heard_and_nobody_else(air: Callable[..., Air]) -> 
     assert (counts["frames"], counts["strangers"], counts["weak"], counts["dropped"]) == (2, 0, 1, 0)
     assert PHONE not in sky.log()
     assert mac(PHONE).hex() not in sky.log()
+
+
+TWO = "+net_raw,+net_admin"
+
+
+def test_two_capabilities_and_nobodys_user_are_enough(air: Callable[..., Air]) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="edgecam-air-", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        rights = ["--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps=-all,{TWO}", f"--ambient-caps={TWO}"]
+        sky = air(under=["setpriv", *rights, f"--bounding-set=-all,{TWO}", "--no-new-privs"], folder=folder)
+        sky.path.chmod(0o666)
+        sky.watch()
+        sky.send(tapped(dot11(PHONE)))
+        assert sky.wait(lambda: sky.signs)[0].device == "D1"
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_changed_list_takes_effect_and_an_empty_one_ends_listening(air: Callable[..., Air]) -> None:
@@ -213,6 +241,76 @@ def test_mdns_of_enrolled_devices_is_heard_on_the_cable(air: Callable[..., Air])
     assert sign[:2] == ("D1", "mdns")
     sky.send(ethernet(PHONE, 5353))
     sky.wait(lambda: len(sky.signs) == 2)
+
+
+CONFIG = """
+[cameras.door]
+url = "{clip}"
+loop = true
+[alerts]
+host = "127.0.0.1"
+port = {port}
+tls = false
+[presence]
+radio = "emon0"
+access_point_log = "{log}"
+"""
+TRACKER = "homeassistant/device_tracker/ann/state"
+
+
+@pytest.mark.data
+@pytest.mark.models
+@pytest.mark.broker
+@pytest.mark.timeout(170)
+@pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed")
+def test_a_visit_tells_whose_devices_were_near(
+    air: Callable[..., Air], tmp_path: Path, data_dir: Path, models_dir: Path
+) -> None:
+    log = tmp_path / "ap.log"
+    log.write_text("")
+    with Broker(tmp_path / "broker") as broker, MqttListener(broker, "edgecam/#") as told:
+        clip = data_dir / "videos/liveness/tranvan_real.mp4"
+        with Box(tmp_path, CONFIG.format(clip=clip, port=broker.port, log=log)) as box:
+            with Store.open(box.state) as store:
+                store.add_person("Ann")
+                store.add_device(
+                    store.add_person("Ben").id, "ha", TRACKER, label="Ben's tracker", consent={"how": "asked"}
+                )
+            box.start()
+            # While the daemon runs, a device is bound and heard of at once.
+            box.run("devices", "add", "Ann", PHONE, "--label", "phone", "--consent", "asked")
+            sky = air(daemon=box.state / "presence.sock")
+            until(lambda: box.status()["presence"]["helper"], "the helper's coming")
+            until(lambda: "frames" in box.status()["presence"]["counts"], "the radio")
+            until(lambda: box.status()["broker"]["link"] == "connected", "the broker")
+            told.say(TRACKER, "home")
+            told.say(TRACKER, "not_home")
+            sky.send(*[tapped(dot11(PHONE, sequence=n), -41) for n in range(9)], tapped(dot11(OTHER)))
+            with log.open("a") as lines:
+                lines.write(f"openwrt hostapd: wlan0: AP-STA-CONNECTED {PHONE}\n")
+
+            def shown() -> Any:
+                visit = json.loads(box.run("visits", "show", "last", "--json").stdout)
+                return visit if {"sniff", "ap", "ha"} <= {s["source"] for s in visit["sightings"]} else None
+
+            visit = until(shown, "the visit's sightings")
+            near = {one["person"]: (one["weight"], one["reason"]) for one in visit["present"]}
+            assert near == {"Ann": (1.0, "came"), "Ben": (1.0, "left")}
+            sniffed = [s for s in visit["sightings"] if s["source"] == "sniff"]
+            assert (sniffed[0]["rssi_dbm"], sniffed[0]["channel"], sum(s["frames"] for s in sniffed)) == (-41, 6, 9)
+            assert {track["person"] for track in visit["tracks"]} <= {None}  # a phone makes nobody known
+            text = box.run("visits", "show", "last").stdout
+            assert "near: Ann (came, weight 1.0)" in text
+            assert "phone: access point, join" in text
+            box.run("people", "forget", "Ann", "--yes")
+            kept = json.loads(box.run("visits", "show", "last", "--json").stdout)["sightings"]
+            assert {s["person"] for s in kept} <= {"Ben"}
+            box.signal(signal.SIGTERM)
+            assert box.wait() == 0
+            secrets = [PHONE.encode(), mac(PHONE), mac(PHONE).hex().encode(), PHONE.upper().encode()]
+            files = [path for path in tmp_path.rglob("*") if path.is_file() and path != log]
+            assert [path.name for path in files for secret in secrets if secret in path.read_bytes()] == []
+            assert not any(secret in payload for _, payload, _ in told.heard for secret in secrets)
 
 
 def ethernet(sender: str, port: int, ip: int = 4) -> bytes:
