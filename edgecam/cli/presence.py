@@ -68,8 +68,6 @@ def _replay(args: argparse.Namespace) -> int:
             for d, r in names.items()
             if r["kind"] == "wifi" and r["address"]
         }
-        if not devices:
-            note("no device is enrolled: nobody can be heard; `edgecam devices add PERSON ADDRESS` binds one")
     from edgecam.presence.replay import replay
 
     threshold = config.min_rssi_dbm if args.rssi is None else args.rssi
@@ -82,6 +80,8 @@ def _replay(args: argparse.Namespace) -> int:
             emit(told)
         else:
             _print(told)
+    if devices is not None and not names:
+        note("no device is enrolled: nobody can be heard; `edgecam devices add PERSON ADDRESS` binds one")
     return 0
 
 
