@@ -142,6 +142,19 @@ def test_a_tilted_photo_does_not_pass_even_if_its_landmarks_err(action: Action, 
     assert play(action, wave).state is Asked.FAILED
 
 
+def test_a_tilted_photo_with_glare_on_it_is_narrower_than_its_turn_explains() -> None:
+    """Glare keeps the pixels from agreeing; the squeezed face remains."""
+    landmarks, picture = tilted(60, 0.25)
+    glare = np.exp(-((np.mgrid[:SIDE, :SIDE] - SIDE / 2) ** 2).sum(axis=0) / (2 * 14.0**2)) * 200
+    shown = landmarks, np.clip(picture + glare, 0, 255).astype(np.uint8)
+    front = Area(head(0), np.zeros(2, np.float32), 1.0)
+    flat = flatness(front, turned(0), Area(shown[1], np.zeros(2, np.float32), 1.0), landmarks)
+    assert flat is not None
+    assert flat < 0.95
+    answer = play(Action.TURN_LEFT, lambda at_s: sight(at_s) if at_s < 1 else sight(at_s, shown=shown))
+    assert answer == Answer(Asked.FAILED, "moved like a flat picture")
+
+
 def test_one_odd_face_is_no_turn() -> None:
     def once(at_s: float) -> Sight:
         return sight(at_s, 35 if at_s == 3.0 else 0)
