@@ -36,6 +36,7 @@ _CALM_S, _VISIT_S = 60.0, 5.0
 """What is there all the time is stored once a minute; more finely while it may belong to a visit."""
 _UNSAVED_MAX = 1000
 _OLD_S = 60.0
+_DOUBLED_S = 3600.0
 _ANY_DBM = -128
 _LISTEN_MAX_S = 50.0
 _HELPER = "presence_helper"
@@ -101,6 +102,8 @@ class Presence:
         self._unsaved: Deque[_Pending] = deque(maxlen=_UNSAVED_MAX)
         self._saved: Deque[Tuple[str, float, float]] = deque()
         self._visits: Dict[str, _Visit] = {}
+        self._doubled: Dict[str, float] = {}
+        """When an address was last heard from two transmitters."""
         self._there: Set[Tuple[str, SightingSource]] = set()
         self._away: Set[str] = set()
         """Trackers that say `not_home`."""
@@ -277,6 +280,7 @@ class Presence:
             reason,
         )
         if reason == DOUBLED:
+            self._doubled[device] = now_s
             self._problems.begin(BOX, f"doubled_{device}", f"two transmitters use the address of device {device}")
         self._keep(sighting, at_s)
 
@@ -403,6 +407,9 @@ class Presence:
         with self._lock:
             self._flush(_VISIT_S if self._visits else _CALM_S)
             self._end_visits()
+            for device in [d for d, at_s in self._doubled.items() if now_s - at_s > _DOUBLED_S]:
+                del self._doubled[device]
+                self._problems.end(BOX, f"doubled_{device}")
 
     def _look_back(self) -> None:
         """Learn from the access point's old lines who is there; they are no news."""

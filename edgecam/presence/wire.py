@@ -71,7 +71,7 @@ class State(NamedTuple):
 
 def socket_path(state: Optional[Path] = None) -> Path:
     """Return where the daemon of a state folder (default: the service's, else the user's) meets its helper."""
-    if state is None and "EDGECAM_STATE" in os.environ:
+    if state is None and os.environ.get("EDGECAM_STATE"):
         state = Path(os.environ["EDGECAM_STATE"])
     if state in (None, _SERVICE_STATE) and _SERVICE_RUNTIME.is_dir():
         return _SERVICE_RUNTIME / "presence.sock"

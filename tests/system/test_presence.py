@@ -82,8 +82,8 @@ class Air:
     def send(self, *frames: bytes, times: int = 1, per_s: float = 1000.0) -> None:
         self._tell({"frames": [frame.hex() for frame in frames], "times": times, "per_s": per_s})
 
-    def do(self, what: str) -> str:
-        return self._tell({"do": what})
+    def do(self, what: str, **more: Any) -> str:
+        return self._tell({"do": what, **more})
 
     def wait(self, what: Callable[[], Any], within_s: float = 20.0) -> Any:
         until = time.monotonic() + within_s
@@ -231,6 +231,16 @@ def test_no_such_interface(air: Callable[..., Air]) -> None:
     sky = air(RADIOTAP, "--interface", "wlan9")  # the command line goes before what the daemon says
     sky.watch()
     sky.wait(lambda: "there is no interface wlan9" in sky.problems().get("radio_lost", ""))
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="NOT TESTED: the neighbour table needs ip(8)")
+def test_confirmed_neighbours_are_read_from_the_kernels_table(air: Callable[..., Air]) -> None:
+    sky = air(ETHERNET)
+    sky.watch({mac(PHONE).hex(): "D1", mac(OTHER).hex(): "D2"}, radio=None, neighbours=True)
+    sky.do("neighbours", addresses=[PHONE, OTHER])
+    assert sky.wait(lambda: sky.signs)[0][:2] == ("D1", "arp")
+    time.sleep(0.5)
+    assert {sign.device for sign in sky.signs} == {"D1"}
 
 
 def test_mdns_of_enrolled_devices_is_heard_on_the_cable(air: Callable[..., Air]) -> None:

@@ -163,6 +163,8 @@ def test_a_clone_is_no_proof(house: House) -> None:
     house.later(10)
     assert [(p["weight"], p["reason"]) for p in house.shown(VISIT)["present"]] == [(0.0, "doubled")]
     assert f"doubled_{house.phone.id}" in house.problems.of(BOX)
+    house.later(3700)
+    assert house.problems.of(BOX) == {}
 
 
 def test_a_phone_that_sends_while_its_owner_is_away_is_no_proof(house: House) -> None:
