@@ -120,8 +120,11 @@ class Options:
     """Swapping two persons must cost so many events, or they are one group."""
     name_from: float = 0.5
     """A label is given from this mass."""
+    strangers: float = 6.0
+    """Prior weight of "nobody" for a cluster of faces, one person weighing 1: naming somebody takes this likelihood
+    ratio at least."""
     unknown: float = 0.10
-    """Share of faces expected to be nobody's, before anything is seen."""
+    """Share of faces expected to be nobody's, where single faces are compared with the persons' centres."""
 
 
 @dataclass(frozen=True)

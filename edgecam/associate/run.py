@@ -51,8 +51,7 @@ def _labels(tree: Numbers, scene: Scene, belief: Numbers, options: Options) -> T
     votes = vote(tree, tuple(min(size, len(scene.vectors)) for size in sizes), scene, belief, options)
     labels = votes.labels
     if options.complete:
-        missed = votes.missed if options.rule == "likelihood" else 0.3
-        labels = complete(hold(labels, scene), scene, belief, missed, options)
+        labels = complete(hold(labels, scene), votes.ratios, scene, options)
     return votes, labels
 
 

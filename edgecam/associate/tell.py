@@ -15,6 +15,7 @@ FACES_A_DAY = 20
 """Of one person; a bad day must not fill the training set."""
 _ADMIT_FIRST, _ADMIT_LAST, _ADMIT_STEP = 0.8, 0.6, 0.05
 _SHOWN_WITH_A_QUESTION = 6
+_ROUNDING = 1e-9
 
 
 def seen_events(scene: Scene, labels: Numbers) -> Numbers:
@@ -50,10 +51,12 @@ def swap_regret(seen: Numbers, scene: Scene) -> Numbers:
 def groups(scene: Scene, labels: Numbers, min_regret: float) -> Tuple[Tuple[int, ...], ...]:
     """Return persons whose devices nearly always come together, so that swapping them costs next to nothing.
 
-    Somebody of whom neither face nor device was ever seen is in no group.
+    Somebody whose device was never heard is in no group, nor is anybody whose face the user confirmed.
     """
     seen = seen_events(scene, labels)
     known = scene.heard.any(axis=0)
+    if scene.verified is not None:
+        known[scene.verified[scene.verified > 0] - 1] = False
     either = seen.any(axis=1)
     tied = (swap_regret(seen, scene) < min_regret) & known[:, None] & known[None] & (either[:, None] | either[None])
     return _components(tied)
@@ -96,7 +99,7 @@ def admit(labels: Numbers, days: Ints, night: int, quality: Numbers) -> NDArray[
     if labels.shape[1] < 2:
         return out
     best = labels[:, 1:].argmax(axis=1)
-    sure = labels[:, 1:].max(axis=1) >= least
+    sure = labels[:, 1:].max(axis=1) >= least - _ROUNDING
     taken: Dict[Tuple[int, int], int] = {}
     for i in np.lexsort((np.arange(len(labels)), -quality)):
         key = (int(best[i]), int(days[i]))

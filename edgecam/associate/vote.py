@@ -8,7 +8,7 @@ import numpy as np
 
 from edgecam.associate.assign import evidence, nearest_owners, owners, posterior
 from edgecam.associate.base import Numbers, Options, Scene
-from edgecam.associate.cluster import cuts
+from edgecam.associate.cluster import cut, cuts
 from edgecam.types import Floats, Ints
 
 _NEVER = -1e3
@@ -20,6 +20,8 @@ _FEW = 10
 """Fewer faces or pairs than this measure nothing."""
 _SPREAD_MIN = 0.05
 _COMPLETIONS = 2
+_SAMPLE = 2000
+_DEVICE_MOST = 30.0
 
 
 class Votes(NamedTuple):
@@ -27,6 +29,8 @@ class Votes(NamedTuple):
 
     labels: Numbers
     """(N, m + 1) rows sum to 1; column 0 unknown."""
+    ratios: Numbers
+    """(N, m) mean over the cuts of the log likelihood ratio that the devices give the tracklet's cluster."""
     missed: float
     """Mean estimate of the missed devices; NaN without one."""
     rivals: Numbers
@@ -48,16 +52,22 @@ def vote(tree: Numbers, sizes: Tuple[int, ...], scene: Scene, belief: Numbers, o
         options: rule and priors.
     """
     labels = np.zeros((len(scene.vectors), scene.persons + 1))
+    ratios = np.zeros((len(scene.vectors), scene.persons))
+    nobody = options.strangers / (options.strangers + scene.persons)
     rivals, missed = np.zeros(scene.persons), []
     verified = _verified_faces(scene)
+    finest = cut(tree, max(sizes))
+    sums = _sums(scene.vectors, finest)
     for clusters in cuts(tree, sizes):
         count = int(clusters.max()) + 1
         seen = scene.seen(clusters, count)
         if options.rule == "likelihood":
-            found = evidence(seen, belief, scene.told(), options.unknown)
-            scores, rivalry = one_face_a_device(found.scores, clusters, scene.vectors, seen, verified)
+            found = evidence(seen, belief, scene.told(), nobody)
+            ratios += found.scores[clusters]
+            centre = _unit(_together(sums, finest, clusters, count))  # cuts of one tree nest
+            scores, rivalry = one_face_a_device(found.scores, clusters, centre, scene.vectors, seen, verified)
             _lock(scores, clusters, scene)
-            labels += posterior(scores, options.unknown)[clusters]
+            labels += posterior(scores, nobody)[clusters]
             rivals += rivalry
             missed.append(found.missed)
         else:
@@ -66,7 +76,8 @@ def vote(tree: Numbers, sizes: Tuple[int, ...], scene: Scene, belief: Numbers, o
     labels /= max(len(sizes), 1)
     if options.rule != "likelihood":
         labels = _received(labels, options)
-    return Votes(labels, float(np.mean(missed)) if missed else float("nan"), rivals / max(len(sizes), 1))
+    count = max(len(sizes), 1)
+    return Votes(labels, ratios / count, float(np.mean(missed)) if missed else float("nan"), rivals / count)
 
 
 def _received(labels: Numbers, options: Options) -> Numbers:
@@ -84,29 +95,45 @@ def _received(labels: Numbers, options: Options) -> Numbers:
     return out
 
 
-def means(vectors: Floats, clusters: Ints, count: int) -> Numbers:
-    """Return (count, D) unit means; every cluster has a member."""
+def means(vectors: Floats, clusters: Ints) -> Numbers:
+    """Return (C, D) unit means of the clusters 0..C-1; each has a member."""
+    return _unit(_sums(vectors, clusters))
+
+
+def _sums(vectors: Floats, clusters: Ints) -> Numbers:
     order = np.argsort(clusters, kind="stable")
-    starts = np.searchsorted(clusters[order], np.arange(count))
-    sums = np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0)
-    unit: Numbers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    starts = np.searchsorted(clusters[order], np.arange(int(clusters.max()) + 1))
+    sums: Numbers = np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0)
+    return sums
+
+
+def _together(sums: Numbers, fine: Ints, coarse: Ints, count: int) -> Numbers:
+    parent = np.zeros(len(sums), np.int64)
+    parent[fine] = coarse
+    out = np.zeros((count, sums.shape[1]))
+    np.add.at(out, parent, sums)
+    return out
+
+
+def _unit(rows: Numbers) -> Numbers:
+    unit: Numbers = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     return unit
 
 
 def one_face_a_device(
-    scores: Numbers, clusters: Ints, vectors: Floats, seen: Numbers, verified: Numbers
+    scores: Numbers, clusters: Ints, centre: Numbers, vectors: Floats, seen: Numbers, verified: Numbers
 ) -> Tuple[Numbers, Numbers]:
     """Return the scores with every face ruled out that is not the owner's, and (m,) how strong the best rival was.
 
     Args:
         scores: (C, m) log likelihood ratios.
         clusters: (N,) of each tracklet.
+        centre: (C, D) unit means.
         vectors: (N, D).
         seen: (C, h).
         verified: (m, D) unit mean of the faces that the user confirmed, zero without.
     """
-    count, persons = scores.shape
-    centre = means(vectors, clusters, count)
+    persons = scores.shape[1]
     winner = owners(scores)
     won = np.flatnonzero(winner >= 0)
     home = verified.copy()
@@ -114,7 +141,8 @@ def one_face_a_device(
     home[winner[free]] = centre[free]
     alike = centre @ home.T  # (C, m)
     others = alike[won][winner[won][:, None] != np.arange(persons)[None]]
-    within = float(np.median((vectors * centre[clusters]).sum(axis=1)))
+    some = slice(None, None, 1 + len(vectors) // _SAMPLE)
+    within = float(np.median((vectors[some] * centre[clusters[some]]).sum(axis=1)))
     threshold = (within + (float(np.median(others)) if len(others) else 0.0)) / 2.0
     foreign = (alike < threshold) & home.any(axis=1)[None]
     out = np.where(foreign, _NEVER, scores)
@@ -131,8 +159,7 @@ def _verified_faces(scene: Scene) -> Numbers:
     if scene.verified is not None:
         known = scene.verified > 0
         np.add.at(out, scene.verified[known] - 1, scene.vectors[known])
-    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
-    return out
+    return _unit(out)
 
 
 def _lock(scores: Numbers, clusters: Ints, scene: Scene) -> None:
@@ -195,9 +222,7 @@ class Likeness(NamedTuple):
 
 def centres(vectors: Floats, mass: Numbers) -> Numbers:
     """Return (m, D) stochastic centres (eq. 3), sum_i y_ij z_i scaled to length 1; zero for persons without mass."""
-    sums = mass.T @ vectors
-    unit: Numbers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return unit
+    return _unit(mass.T @ vectors)
 
 
 def measure(vectors: Floats, labels: Numbers) -> Optional[Likeness]:
@@ -230,27 +255,28 @@ def measure(vectors: Floats, labels: Numbers) -> Optional[Likeness]:
     return Likeness(middle, spread, far, max(_SPREAD_MIN, float(other.std())))
 
 
-def complete(labels: Numbers, scene: Scene, belief: Numbers, missed: float, options: Options) -> Numbers:
-    """Return labels from each face's likeness to the persons' centres and its own event's devices.
+def complete(labels: Numbers, ratios: Numbers, scene: Scene, options: Options) -> Numbers:
+    """Return labels from each face's likeness to the persons' centres and from its cluster's devices.
 
-    A face beyond the radius that separates own from other faces here stays unknown, whatever device was there.
+    A face beyond the radius that separates own from other faces here stays unknown, whatever device was there; a face
+    within it stays unknown if those who look like it kept coming without the device (a double).
+
+    Args:
+        labels: (N, m + 1) votes.
+        ratios: (N, m) log likelihood ratio of the tracklet's clusters.
+        scene: tracklets and devices.
+        options: share of unknown faces.
     """
     out = labels
-    h = max(len(belief), 1)
-    base = np.clip(belief.mean(axis=0), 0.5 / h, 1.0 - 0.5 / h)
-    device = scene.told() * (belief * np.log((1.0 - missed) / base) + (1.0 - belief) * np.log(missed / (1.0 - base)))
-    here = np.zeros((len(out), scene.persons))
-    timed = scene.events >= 0
-    here[timed] = device[scene.events[timed]]
+    device = np.clip(ratios, -_DEVICE_MOST, _DEVICE_MOST)
     for _ in range(_COMPLETIONS):
         likeness = measure(scene.vectors, out)
         if likeness is None:
             return out
         mass = np.where(out[:, 1:] >= 0.5, out[:, 1:], 0.0)
-        cosine = scene.vectors @ centres(scene.vectors, mass).T
-        face = likeness.ratio(cosine)
+        face = likeness.ratio(scene.vectors @ centres(scene.vectors, mass).T)
         # The device may decide between faces, never make one of a face that is not.
-        scores = np.where(face > 0, face + here, np.minimum(face + here, face))
+        scores = np.where(face > 0, face + device, np.minimum(face + device, face))
         scores[:, mass.sum(axis=0) <= 1.0] = _NEVER
         out = hold(posterior(scores, options.unknown), scene)
     return out

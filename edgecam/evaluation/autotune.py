@@ -79,6 +79,11 @@ class Plan:
         """Return how often each of about ten photos is degraded."""
         return 35 if self.full else 10
 
+    @property
+    def hard_looks(self) -> int:
+        """Return the same for the worse cameras, of which the quick grid needs few."""
+        return 35 if self.full else 4
+
 
 class Cell(NamedTuple):
     """A place in the table."""
@@ -123,7 +128,7 @@ def run(plan: Plan) -> Iterator[Row]:
     if people < PERSONS + POOL:
         m, strangers = sizes(people, POOL)
         say(f"{people} people instead of the protocol's {PERSONS + POOL}: {m} with a device, {strangers} strangers")
-    hard = make_looks(plan.data, HARD_STRENGTH, plan.looks, plan.pad)
+    hard = make_looks(plan.data, HARD_STRENGTH, plan.hard_looks, plan.pad)
     head = load_head(ModelRegistry(default_folder()).path("facenet_head"))
     bed = Bed(looks, hard, head, head.project(looks.features), head.project(hard.features))
     rows: List[Row] = []
@@ -178,14 +183,16 @@ def cells(plan: Plan) -> Iterator[Cell]:
 
 
 def _outcome(bed: Bed, world: World, cell: Cell, method: str, seed: int) -> Outcome:
-    features = np.where(world.hard[:, None], bed.hard.features[world.rows], bed.looks.features[world.rows])
-    vectors = np.where(world.hard[:, None], bed.hard_vectors[world.rows], bed.easy_vectors[world.rows])
+    features, vectors = bed.looks.features[world.rows], bed.easy_vectors[world.rows]
+    if world.hard.any():
+        worse = bed.hard.twin_of(bed.looks, world.rows[world.hard])
+        features[world.hard], vectors[world.hard] = bed.hard.features[worse], bed.hard_vectors[worse]
     scene = Scene(vectors, world.events, world.heard)
     m = scene.persons
     kept = _Tuning(bed.head, features, seed)
     found: Optional[Association] = None
     if method == "tm":
-        photos = bed.head.project(np.stack([bed.looks.plain[int(p)][1] for p in world.template]))
+        photos = bed.head.project(bed.looks.plain[world.template])
         said = rivals.by_template(scene, photos)
     elif method == "oracle":
         said = np.where(world.person < m, world.person, -1)
@@ -205,7 +212,7 @@ def _outcome(bed: Bed, world: World, cell: Cell, method: str, seed: int) -> Outc
             brier=(brier(world.heard, world.attended), brier(found.attendance, world.attended)),
         )
         if cell.drawn.twins:
-            outcome = outcome._replace(twins=_twins(cell.drawn.twins, found, world, said))
+            outcome = outcome._replace(twins=_twins(min(cell.drawn.twins, m // 2), found, world, said))
     if cell.noise in ("none", "mixed") and (said >= 0).any():
         outcome = outcome._replace(ranks=_ranks(kept.head, features, said, bed.looks, world))
     return outcome

@@ -31,7 +31,7 @@ def by_template(scene: Scene, templates: Floats) -> Ints:
     tree = grow(joint_distances(scene.vectors, scene.events, scene.heard, "plain", 0.0, scene.apart))
     votes = np.zeros((len(scene.vectors), scene.persons))
     for clusters in cuts(tree, sizes):
-        centre = means(scene.vectors, clusters, int(clusters.max()) + 1)
+        centre = means(scene.vectors, clusters)
         rows, columns = linear_sum_assignment(-(centre @ templates.T))
         owner = np.full(len(centre), -1)
         owner[rows] = columns

@@ -45,8 +45,13 @@ class Looks(NamedTuple):
     """(N,) which photo; pictures of one photo never stand on both sides of a split."""
     features: Floats
     """(N, 1792)."""
-    plain: Dict[int, Tuple[int, Floats]]
-    """By photo: its person and (1792,) features of the undegraded photo."""
+    plain: Floats
+    """(photos, 1792) of the undegraded photos."""
+
+    def twin_of(self, other: Looks, rows: Ints) -> Ints:
+        """Return rows of this pool that show the photos of these rows of another pool of the same photos."""
+        times = len(self.photo) // len(self.plain)
+        return other.photo[rows] * times + rows % times
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,19 @@ def make_looks(data: Path, strength: float, looks: int, pad: float) -> Looks:
             f"{data}: {len(people)} people with {_PHOTOS_MIN} photos of a face; the protocol needs {_PEOPLE_MIN}"
         )
     rows: List[Floats] = []
-    person_of, photo_of, plain, photo = [], [], {}, 0
+    plain: List[Floats] = []
+    person_of: List[int] = []
+    photo_of: List[int] = []
     for n, name in enumerate(people):
         for crop in enough[name]:
-            plain[photo] = (n, encoder.features([crop])[0])
-            drawn = [_look(crop, strength, photo, k) for k in range(looks)]
+            drawn = [_look(crop, strength, len(plain), k) for k in range(looks)]
             rows.append(encoder.features(drawn))
             person_of += [n] * looks
-            photo_of += [photo] * looks
-            photo += 1
+            photo_of += [len(plain)] * looks
+            plain.append(encoder.features([crop])[0])
         if (n + 1) % 10 == 0 or n + 1 == len(people):
-            say(f"strength {strength:g}: {n + 1} of {len(people)} people, {photo * looks} pictures")
-    return Looks(people, np.array(person_of), np.array(photo_of), np.concatenate(rows), plain)
+            say(f"strength {strength:g}: {n + 1} of {len(people)} people, {len(photo_of)} pictures")
+    return Looks(people, np.array(person_of), np.array(photo_of), np.concatenate(rows), np.stack(plain))
 
 
 def _look(crop: FaceCrop, strength: float, photo: int, number: int) -> FaceCrop:
@@ -146,17 +152,17 @@ def draw(looks: Looks, seed: int, noise: Noise, pictures: int) -> World:
 
     Args:
         looks: to draw from; the looks of the worse cameras have the same photos.
-        seed: of everything.
+        seed: of everything; fewer pairs of twins are drawn where there are fewer people.
         noise: what goes wrong.
         pictures: of a person, on average.
     """
     rng = np.random.default_rng(seed)
     m, strangers = sizes(len(looks.people), noise.strangers)
     identity = rng.permutation(len(looks.people))[: m + strangers]
-    h = EVENTS
+    h, pairs = EVENTS, min(noise.twins, m // 2)
     chance = np.where(np.arange(m + strangers) < m, ATTENDS, STRANGER_ATTENDS)
-    attended = _attend(rng, h, chance, noise.twins)
-    rooms = [_attend(rng, ROOM_EVENTS, chance, noise.twins) for _ in range(noise.rooms)]
+    attended = _attend(rng, h, chance, pairs)
+    rooms = [_attend(rng, ROOM_EVENTS, chance, pairs) for _ in range(noise.rooms)]
     kept = np.sort(rng.permutation(h)[: max(2, round(noise.days * h))])
     attended = _nobody_absent(rng, attended[kept])
     h = len(attended)
@@ -165,7 +171,7 @@ def draw(looks: Looks, seed: int, noise: Noise, pictures: int) -> World:
         faces[rng.choice(np.flatnonzero(attended[:, j])), j] = True
     everywhere = np.concatenate([attended, *rooms])
     heard = everywhere[:, :m] & ~(rng.random((len(everywhere), m)) < noise.faces)
-    for k in range(noise.twins):
+    for k in range(pairs):
         heard[:, 2 * k + 1] = heard[:, 2 * k]
     rows: List[Ints] = []
     events: List[Ints] = []
