@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from edgecam.config import CameraConfig, Config, LivenessConfig
 from edgecam.evaluation.presented import frames_of
 from edgecam.identify import Household
 from edgecam.liveness import LivenessNets
+from edgecam.liveness.challenge import Answer
 from edgecam.nn.registry import ModelRegistry
 from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
 from edgecam.pipeline.camera import CameraPath, Said, Stages
@@ -80,6 +81,7 @@ class House:
         nets: bool = True,
         ask: Sequence[Action] = (Action.TURN_RIGHT,),
         every_s: float = EVERY_S,
+        before_close: Callable[[CameraPath], None] = lambda _: None,
     ) -> Told:
         """Return what is said; `ask` are the actions asked, in turn."""
         said: List[Said] = []
@@ -104,6 +106,7 @@ class House:
             if frame.captured_at_s - looked_s >= every_s:
                 looked_s = frame.captured_at_s
                 path.perceive(frame, None)
+        before_close(path)
         path.close()
         return Told([one.decision for one in said], prompts)
 
@@ -334,3 +337,20 @@ def test_a_photo_whose_bearer_then_turns_his_own_head_gains_nothing(
     assert told.states == [Asked.ASKED, Asked.FAILED]
     assert told.prompts[-1].reason.startswith("another face answered")
     nobody_is_live(told)
+
+
+@pytest.mark.parametrize(("asked_as", "liveness"), [("wolf", Liveness.LIVE), ("tranvan", None), (None, None)])
+def test_an_answer_holds_for_whom_it_was_asked_of_and_nobody_else(
+    house: House, asked_as: Optional[str], liveness: Optional[Liveness]
+) -> None:
+    """A stranger who passes and then shows a resident's photo on the same spot has proven nothing of the resident."""
+
+    def answered(path: CameraPath) -> None:
+        (record,) = path._records.values()
+        record.answer, record.answered_as = Answer(Asked.PASSED, "turned when asked"), asked_as
+
+    told = house.show(house.clip("wolf_real", 1.5), nets=False, policy="announce", before_close=answered)
+    (final,) = told.finals
+    assert final.person_id == "wolf"
+    assert final.liveness is (liveness or Liveness.UNPROVEN)
+    assert ("turned when asked" in final.reason) == (asked_as == "wolf")
