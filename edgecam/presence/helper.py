@@ -260,8 +260,10 @@ def _merged(parts: Iterable[Mapping[str, Any]]) -> Dict[str, Any]:
 
 
 def _trusted() -> Tuple[int, ...]:
-    """Return the users from whom the helper takes orders: root, its own, the daemon's."""
-    try:
-        return (0, os.geteuid(), pwd.getpwnam(_DAEMON_USER).pw_uid)
-    except KeyError:
-        return (0, os.geteuid())
+    """Return the users from whom the helper takes orders: root, its own, the daemon's, and who calls it by sudo."""
+    users = [0, os.geteuid()]
+    with contextlib.suppress(KeyError):
+        users.append(pwd.getpwnam(_DAEMON_USER).pw_uid)
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
+        users.append(int(os.environ["SUDO_UID"]))
+    return tuple(users)

@@ -315,6 +315,10 @@ def test_a_visit_tells_whose_devices_were_near(
             box.run("people", "forget", "Ann", "--yes")
             kept = json.loads(box.run("visits", "show", "last", "--json").stdout)["sightings"]
             assert {s["person"] for s in kept} <= {"Ben"}
+            box.config.write_text(box.config.read_text().split("[presence]")[0])
+            box.signal(signal.SIGHUP)
+            until(lambda: box.status()["presence"]["helper"] is None, "the configuration without a radio")
+            assert not (box.state / "presence.sock").exists()
             box.signal(signal.SIGTERM)
             assert box.wait() == 0
             secrets = [PHONE.encode(), mac(PHONE), mac(PHONE).hex().encode(), PHONE.upper().encode()]

@@ -420,6 +420,15 @@ def test_a_daemon_of_another_kind_is_left(tmp_path: Path, daemon: Daemon, line: 
         turns(helper, lambda: helper._daemon is None)
 
 
+def test_whom_the_helper_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv("SUDO_UID", "1000")
+    assert set(helper_module._trusted()) >= {0, 1000}
+    monkeypatch.setattr("os.geteuid", lambda: 1001)
+    assert 1000 not in helper_module._trusted()
+    assert set(helper_module._trusted()) >= {0, 1001}
+
+
 def test_a_stranger_at_the_socket_is_not_obeyed(
     tmp_path: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
