@@ -15,6 +15,8 @@ FACES_A_DAY = 20
 """Of one person; a bad day must not fill the training set."""
 _ADMIT_FIRST, _ADMIT_LAST, _ADMIT_STEP = 0.8, 0.6, 0.05
 _SHOWN_WITH_A_QUESTION = 6
+_WORTH_ASKING = 0.2
+"""Ambiguity from which the user is troubled: nine tenths of the mass on one name is clear enough."""
 _ROUNDING = 1e-9
 
 
@@ -135,7 +137,7 @@ def questions(
         if contested and not likely:
             likely, ambiguity = tuple(contested), 1.0
         events = len(np.unique(scene.events[rows][scene.events[rows] >= 0]))
-        if likely and ambiguity > 0:
+        if likely and ambiguity >= _WORTH_ASKING:
             typical = np.argsort(-(scene.vectors[rows] @ scene.vectors[rows].mean(axis=0)), kind="stable")
             shown = tuple(int(rows[i]) for i in typical[:_SHOWN_WITH_A_QUESTION])
             found.append(Question(likely, shown, float(ambiguity * events)))
