@@ -4,7 +4,8 @@ Each cue looks at one track and may only deny: with it, a track is a spoof if th
 threshold is the highest value that living people reach in development: the `videos/blink` clips (nobody of them is in
 the test) under every condition. Development attacks are composed: photos of `caltech_faces_easy` on a sheet, a phone
 (with and without night colour) or a tablet, moved before another photo. The test is `videos/liveness` and
-`liveness_scenes`; `liveness_faces` is left out, it is cut from the same clips. Nothing here is on the live path.
+`liveness_scenes`, and for what a cue costs photos of `lfw_colour_10x10`. `liveness_faces` is left out: it is cut from
+the clips of the test. Nothing here is on the live path.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class OneClass:
 
 
 class CentralDifference:
-    """A small net of central-difference convolutions (Yu et al. 2020, CDCN; theta 0.7), 27,000 weights, trained here.
+    """A small net of central-difference convolutions (Yu et al. 2020, CDCN; theta 0.7), 24,000 weights, trained here.
 
     conv(x) - theta * x * (sum of the kernel): what a display does to fine detail, whatever the light. Every picture is
     shown with random colour gains, grey now and then, gamma, blur and noise.
@@ -364,6 +365,15 @@ def _test(data: Path, detector: Detector) -> Tuple[List[Track], List[Track]]:
     return [t for t in clips if t is not None], [t for t in scenes if t is not None]
 
 
+def _people(data: Path, detector: Detector) -> List[Track]:
+    """Return photos of living people, each alone: few clips of them are to be had."""
+    found = []
+    for path in sorted((data / "lfw_colour_10x10").glob("*/*.jpg"))[::2]:
+        image = np.asarray(cv2.imread(str(path)), np.uint8)
+        found.append(followed(path.stem, "real", iter([Frame(image, 0.0)]), detector))
+    return [track for track in found if track is not None]
+
+
 def nets_say(track: Track, nets: LivenessNets) -> Liveness:
     """Return the vote's word about a track; about a single picture, one look's."""
     watch = LivenessWatch(nets)
@@ -382,7 +392,7 @@ def row_of(cue: str, unit: str, condition: str, said: Sequence[Tuple[Track, Live
 
     Args:
         cue: its name.
-        unit: `clip` or `scene`.
+        unit: `clip`, `scene` or `photo`.
         condition: as they were shown.
         said: track, the nets' word, whether the cue denies.
     """
@@ -425,7 +435,12 @@ def rows(data: Path) -> Iterator[Dict[str, Any]]:
     except ImportError:
         print("torch is not installed (extra `train`): no central-difference net", file=sys.stderr)
     limits = yield from _limits(cues, real[1::2], fake[1::2])
-    for unit, tracks, conditions in (("clip", clips, _SHOWN), ("scene", scenes, _LOOKED_AT)):
+    people = _people(data, detector)
+    for unit, tracks, conditions in (
+        ("clip", clips, _SHOWN),
+        ("scene", scenes, _LOOKED_AT),
+        ("photo", people, _LOOKED_AT[:3]),
+    ):
         for condition in conditions:
             shown = [track.under(condition) for track in tracks]
             words = [nets_say(track, nets) for track in shown]
