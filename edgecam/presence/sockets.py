@@ -6,9 +6,9 @@ So no frame of a stranger reaches this process at all. Standard library and Linu
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
 import struct
+from array import array
 from typing import Iterable, List, Sequence, Tuple
 
 SNAP = 512
@@ -91,9 +91,9 @@ def packet_socket(interface: str, program: Sequence[Instruction], groups: Sequen
         with contextlib.suppress(OSError):  # beyond the limit only with CAP_NET_ADMIN
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-        held = ctypes.create_string_buffer(code)
+        held = array("B", code)  # what has an address, without ctypes and its executable memory
         # Before it is bound to anything: nothing is queued unfiltered.
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(held)))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(program), held.buffer_info()[0]))
         sock.bind((interface, _ETH_P_ALL))
         for group in groups:
             member = struct.pack("iHH8s", socket.if_nametoindex(interface), _PACKET_MR_MULTICAST, 6, group)
