@@ -19,7 +19,7 @@ from edgecam.errors import ConfigError, KeyMissingError, StoreError
 from edgecam.store import BACKUP_NOTE, Store
 from edgecam.store.records import crop_png, pack_crop
 from edgecam.store.vault import new_key, write_private
-from edgecam.types import Person, Role
+from edgecam.types import Person, Role, Sighting, SightingSource, Transition
 
 MODES: Tuple[Literal["merge", "replace"], ...] = ("merge", "replace")
 NAME = "Wilhelmina Quux"
@@ -51,7 +51,13 @@ def live_with(store: Store, name: str, seed: int) -> Person:
         store.add_visit_picture(visit, track, crop(seed + 10 * track))
     store.close_visit(visit, NOW, {"who": [name]})
     store.put(f"radius{seed}", {person.id: 0.5})
+    device = store.add_device(person.id, "wifi", mac(seed).hex(":"), label=name, consent={"signed": name})
+    store.add_sighting(Sighting(device.id, SightingSource.SNIFF, NOW, Transition.JOIN, 1.0), [(visit, 0.0)])
     return person
+
+
+def mac(seed: int) -> bytes:
+    return b"\x5c\x51\x4f" + seed.to_bytes(3, "big")
 
 
 def blobs_of(store: Store, person_id: str, seed: int) -> Dict[str, bytes]:
@@ -63,6 +69,9 @@ def blobs_of(store: Store, person_id: str, seed: int) -> Dict[str, bytes]:
     for table, column in (("crops", "crop"), ("vectors", "vector"), ("features", "features")):
         sql = f"SELECT {column} FROM {table} WHERE face_id IN (SELECT id FROM faces WHERE person_id = ?)"  # noqa: S608
         found |= {f"{table} {i}": row[0] for i, row in enumerate(rows(sql, (person_id,)))}
+    found["address hash"], found["device"] = rows(
+        "SELECT address_hash, body FROM devices WHERE person_id = ?", (person_id,)
+    )[0]
     sql = "SELECT crop FROM pictures WHERE visit = ? AND track < 3"
     found |= {f"picture {i}": row[0] for i, row in enumerate(rows(sql, (f"visit{seed}",)))}
     return found
@@ -72,6 +81,11 @@ def plain_of(name: str, seed: int) -> Dict[str, bytes]:
     """Return what could betray a person in the clear."""
     plain = {code: name.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le")}
     plain |= {f"base64 {shift}": base64.b64encode(b"x" * shift + name.encode())[4:-4] for shift in range(3)}
+    plain |= {
+        "address": mac(seed),
+        "address text": mac(seed).hex(":").encode(),
+        "address hex": mac(seed).hex().encode(),
+    }
     for i in (0, 1, 2, 10, 20):
         picture, vector = crop(seed + i), embedding(seed + i)
         plain[f"raw {i}"] = picture.image.tobytes()[:48]
