@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import signal
 import struct
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import pytest
 from radiotap import dot11, tapped
 
 from edgecam.__main__ import main
+from edgecam.cli import presence
+from edgecam.cli.common import Backend
 from edgecam.store import Store
 
 PHONE, OTHER = "5c:51:4f:be:ef:01", "02:51:4f:be:ef:02"
@@ -150,3 +154,44 @@ def test_a_broken_capture_is_read_as_far_as_it_goes(shell: Shell) -> None:
     sighting, summary = shell.json("presence", "replay", path, "--all")
     assert sighting["frames"] == 1
     assert summary["problems"] == [f"{path}: read as far as it goes: it ends within a frame"]
+
+
+class Measured:
+    """A daemon whose radio hears a phone at the door, and then elsewhere."""
+
+    def __init__(self, near: Sequence[Optional[int]], far: Sequence[Optional[int]]) -> None:
+        self.rounds = [near, far]
+        self.asked: List[Any] = []
+
+    def answer(self, request: Any) -> Iterator[Dict[str, Any]]:
+        self.asked.append(request)
+        if request["op"] == "devices.list":
+            yield {"device": "01ABCD", "person": "Ann", "kind": "wifi", "label": ""}
+        else:
+            yield from ({"rssi_dbm": rssi, "channel": 6, "frames": 1} for rssi in self.rounds.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "code", "said"),
+    [
+        ([-50] * 20, [-80] * 20, 0, "min_rssi_dbm = -65"),
+        ([-50] * 20, [], 0, "min_rssi_dbm = -60"),
+        ([-50] * 20, [-45] * 20, 1, "cannot be told apart"),
+        ([-50] * 9 + [None] * 9, [], 1, "was heard in 9 seconds of 30"),
+    ],
+)
+def test_calibration_asks_for_two_places(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, near: Any, far: Any, code: int, said: str
+) -> None:
+    daemon = Measured(near, far)
+
+    @contextlib.contextmanager
+    def live(_args: Any) -> Iterator[Backend]:
+        yield Backend(daemon.answer, live=True)
+
+    monkeypatch.setattr(presence, "backend", live)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n\n"))
+    done = shell.run("presence", "calibrate", "abcd", code=code)
+    assert said in done.stdout + done.stderr
+    assert "Stand at the door with the device of Ann" in done.stderr
+    assert daemon.asked[1] == {"op": "presence.listen", "device": "01ABCD", "seconds": 30.0}

@@ -17,6 +17,8 @@ from edgecam.presence.frames import READERS, Meta, ppi, prism, radiotap, sender
 from edgecam.presence.hearing import Ear, Heard
 from edgecam.presence.pcap import Capture
 from edgecam.presence.replay import replay
+from edgecam.presence.sightings import weight_of
+from edgecam.types import SightingSource, Transition
 
 PHONE, OTHER = "5c:51:4f:be:ef:01", "5c:51:4f:be:ef:02"
 
@@ -391,3 +393,19 @@ def test_broken_and_strange_captures_end_with_a_summary(data_dir: Path) -> None:
 def test_nobody_is_taken_for_a_clone_in_real_captures(data_dir: Path) -> None:
     for path in sorted([*data_dir.glob("wifi_occupancy/*.pcap"), *data_dir.glob("wifi_labelled_probes/*.pcap")]):
         assert not any(row.get("reason") for row in rows(path, None, -128)), path.name
+
+
+@pytest.mark.parametrize(
+    ("transition", "source", "rssi", "weight"),
+    [
+        (Transition.JOIN, SightingSource.SNIFF, -50, 1.0),
+        (Transition.JOIN, SightingSource.SNIFF, None, 0.2),  # may come from anywhere in the street
+        (Transition.JOIN, SightingSource.ACCESS_POINT, None, 1.0),
+        (Transition.LEAVE, SightingSource.TRACKER, None, 1.0),
+        (Transition.STEADY, SightingSource.SNIFF, -30, 0.2),
+    ],
+)
+def test_who_comes_or_goes_counts_most(
+    transition: Transition, source: SightingSource, rssi: Optional[int], weight: float
+) -> None:
+    assert weight_of(transition, source, rssi) == weight
