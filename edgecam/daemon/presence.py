@@ -110,6 +110,7 @@ class Presence:
         self._stations: Dict[str, Set[str]] = {}
         self._tails = [Tail(config.access_point_log)] if config.access_point_log else []
         self._leases: Dict[Path, Dict[bytes, Lease]] = {}
+        self._stamps: Dict[Path, int] = {}
         self._told: queue.SimpleQueue[Tuple[str, bytes, bool]] = queue.SimpleQueue()
         self._measured: Optional[Tuple[str, queue.SimpleQueue[Sign]]] = None
         """Device whose signals are being measured, and who waits for them."""
@@ -153,6 +154,7 @@ class Presence:
         with self._lock:
             self._devices = devices
             self._by_address = {}
+            self._stamps.clear()  # what a lease tells of a new device is not known yet
             for device in devices.values():
                 self._by_address.setdefault((device.kind, device.address), []).append(device.id)
             self._there = {key for key in self._there if key[0] in devices}
@@ -383,8 +385,6 @@ class Presence:
 
     def _run(self) -> None:
         name_thread()
-        with self._lock:
-            self._look_back()
         while not self._stop.wait(_TURN_S):
             self._beats.turn(_LOOP)
             try:
@@ -411,31 +411,26 @@ class Presence:
                 del self._doubled[device]
                 self._problems.end(BOX, f"doubled_{device}")
 
-    def _look_back(self) -> None:
-        """Learn from the access point's old lines who is there; they are no news."""
-        for tail in self._tails:
-            try:
-                for line in tail.old():
-                    self._associate(line, news=False)
-            except OSError:
-                continue  # `_poll` says so
-
     def _poll(self) -> None:
         for tail in self._tails:
+            news = tail.looked
             try:
-                lines = tail.new()
+                lines = tail.new() if news else tail.old()
             except OSError as err:
+                tail.looked |= isinstance(err, FileNotFoundError)  # once it is there, all of it is news
                 self._source_lost("access_point_log", f"{tail.path}: {err.strerror or err}")
                 continue
             self._problems.end(BOX, "presence_access_point_log")
             with self._lock:
                 for line in lines:
-                    self._associate(line, news=True)
+                    self._associate(line, news=news)
         for path in self._config.leases:
             try:
-                if abs(time.time() - path.stat().st_mtime) < _SETTLED_S:
-                    continue  # it may be half written
+                stamp = path.stat().st_mtime_ns
+                if stamp == self._stamps.get(path) or abs(time.time() - stamp / 1e9) < _SETTLED_S:
+                    continue  # nothing new, or it may be half written
                 leases = read_leases(path)
+                self._stamps[path] = stamp
             except OSError as err:
                 self._source_lost("leases", f"{path}: {err.strerror or err}")
                 continue

@@ -75,13 +75,18 @@ class Tail:
         self._inode: Optional[int] = None
         self._at = 0
         self._rest = b""
-        self._looked = False
+        self.looked = False
+        """Whether the old lines are behind us: what comes now is news."""
 
     def old(self) -> List[str]:
-        """Return the last lines of what is there already, and begin after them."""
+        """Return the last lines of what is there already, and begin after them.
+
+        Raises:
+            OSError: not readable.
+        """
         about = self.path.stat()
         self._inode, self._at = about.st_ino, max(0, about.st_size - _FIRST_LOOK)
-        self._looked = True
+        self.looked = True
         skip = self._at > 0
         lines = self._read()
         return lines[1:] if skip else lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -54,7 +55,7 @@ class House:
         )
         self.presence.refresh()
         self.presence._recall()
-        self.presence._look_back()
+        self.presence._poll()
 
     def follow(self, topics: Sequence[str]) -> None:
         self.topics = list(topics)
@@ -348,10 +349,13 @@ LEAVE_0 = "Nov 22 04:00:10 openwrt hostapd: wlan0: AP-STA-DISCONNECTED 5c:51:4f:
 LEAVE_1 = "Nov 22 04:00:20 openwrt hostapd: wlan1: AP-STA-DISCONNECTED 5c:51:4f:be:ef:01\n"
 
 
+_TICKS = itertools.count(1)
+
+
 def write(path: Path, text: str, mode: str = "a") -> None:
     with path.open(mode) as file:
         file.write(text)
-    old = time.time() - 60
+    old = 1_700_000_000 + next(_TICKS)
     os.utime(path, (old, old))
 
 
@@ -380,6 +384,29 @@ def test_an_access_points_log_tells_of_coming_roaming_and_going(
     assert house.kept()[2:] == [("ap", "join", 1.0, "")]
     house.visit(VISIT)
     assert house.kept()[3:] == [("ap", "steady", 0.2, "")]
+
+
+def test_a_log_that_could_not_be_read_at_first_is_old_when_it_can(
+    make_house: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "ap.log"
+    write(log, CONNECT)
+    stat = Path.stat
+
+    def not_permitted(path: Path, **more: Any) -> os.stat_result:
+        if path == log:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **more)
+
+    with monkeypatch.context() as refused:
+        refused.setattr(Path, "stat", not_permitted)
+        house = make_house(access_point_log=log)
+    assert "presence_access_point_log" in house.problems.of(BOX)
+    house.later(3)
+    assert (house.problems.of(BOX), house.kept()) == ({}, [])
+    write(log, LEAVE_0)
+    house.later(3)
+    assert house.kept() == [("ap", "leave", 1.0, "")]
 
 
 def test_old_lines_of_a_log_are_no_news(make_house: Callable[..., House], tmp_path: Path) -> None:
