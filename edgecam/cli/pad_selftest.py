@@ -44,6 +44,7 @@ def _selftest(args: argparse.Namespace) -> int:
     if args.attacks < 0 or args.live < 0 or not args.seconds > 0:
         raise ConfigError("--attacks and --live count from 0, --seconds must be above 0")
     config = config_of(args)
+    from edgecam.capture.redact import redact_url
     from edgecam.cli.vision import know, open_eyes
 
     eyes = open_eyes(config)
@@ -65,8 +66,8 @@ def _selftest(args: argparse.Namespace) -> int:
         session = _recorded(args, asked, config, stages)
         source = f"recordings {args.recordings.name}"
     else:
-        source = f"camera {args.camera}" if args.camera in config.cameras else "camera"
         camera = _camera(args.camera, config)
+        source = f"camera {redact_url(args.camera)}"
         path = args.session or state_of(args) / "pad-selftest.jsonl"
         about = {"camera": source, "policy": config.liveness.policy, "seconds": args.seconds}
         session = pad_selftest.Session(path, about)
@@ -117,12 +118,8 @@ def _guided(
     from edgecam.errors import SourceError
     from edgecam.evaluation.pad_selftest import present
 
-    note(
-        "Each presentation: get ready, press Enter, hold still or move as you like until it has answered. Nothing seen"
-    )
-    note(
-        "is stored. Keep your own face out of the picture during attacks. s: skip the kind; q: end, go on another day."
-    )
+    note("For each: get ready, press Enter, hold it, still or moving, until it has answered. During attacks")
+    note("keep your own face out of the picture. Nothing seen is stored. s: skip this kind; q: end, go on another day.")
     for species, n in asked.items():
         while session.count(species) < n:
             note(f"{species} {session.count(species) + 1} of {n}: {_HOLD.get(species, f'present: {species}')}")
