@@ -364,6 +364,37 @@ def _home_assistant(subject: Subject) -> Iterator[Finding]:
         )
 
 
+_PRESENCE_FIX = {
+    "presence_helper": "systemctl enable --now edgecam-presence",
+    "presence_radio_lost": "docs/presence.md says which adapters can listen",
+    "presence_access_point_log": "make it readable for the daemon's user",
+    "presence_leases": "make them readable for the daemon's user",
+}
+
+
+def _presence(subject: Subject) -> Iterator[Finding]:
+    config = subject.config.presence
+    sources = [
+        name for name in ("radio", "access_point_log", "leases", "neighbours", "mdns", "ble") if getattr(config, name)
+    ]
+    if not sources:
+        return
+    if not subject.live:
+        yield Finding("presence", "skipped", "the daemon does not run: nobody's phone is noticed")
+        return
+    from edgecam.daemon import talk
+
+    status = next(talk.ask(talk.socket_path(subject.state), {"op": "status"}))
+    wrong = {code: text for code, text in status["problems"].items() if code.startswith(("presence_", "doubled_"))}
+    for code, text in wrong.items():
+        yield Finding("presence", "broken", f"{code}: {text}", _PRESENCE_FIX.get(code, ""))
+    devices = status["presence"]["devices"]
+    if not devices:
+        yield Finding("presence", "hint", "no device is bound", "edgecam devices add PERSON ADDRESS")
+    elif not wrong:
+        yield Finding("presence", "ok", f"{devices} devices; listens to {', '.join(sources)}")
+
+
 def _sandbox(subject: Subject) -> Iterator[Finding]:
     if subject.config_path is None or not str(subject.config_path).startswith("/etc/"):
         return
@@ -389,6 +420,7 @@ CHECKS: List[Tuple[str, Check]] = [
     ("home assistant", _home_assistant),
     ("clock", _clock),
     ("disk", _disk),
+    ("presence", _presence),
     ("sandbox", _sandbox),
 ]
 """In the order in which they are told."""

@@ -466,6 +466,9 @@ def test_leases_of_isc_dhcpd(make_house: Callable[..., House], tmp_path: Path) -
     write(path, ISC.replace("active", "free"))
     house.later(3)
     assert len(house.kept()) == 1
+    write(path, ISC)  # given again: it was gone meanwhile
+    house.later(3)
+    assert house.kept() == [("dhcp", "join", 1.0, "")] * 2
 
 
 @pytest.mark.parametrize(
