@@ -476,6 +476,7 @@ def test_leases_of_isc_dhcpd(make_house: Callable[..., House], tmp_path: Path) -
     [
         pytest.param({"client": "ff:1:2:3"}, {"client": "ff:1:2:3"}, True, id="same-client-id"),
         pytest.param({}, {}, True, id="same-host-name"),
+        pytest.param({"client": f"01:{PHONE}"}, {"client": f"01:{OTHER}"}, True, id="client-id-that-is-the-address"),
         pytest.param({"name": "iPhone"}, {"name": "iPhone"}, False, id="everybodys-name"),
         pytest.param({"name": "iPhone-2"}, {"name": "iPhone-2"}, False, id="everybodys-name-numbered"),
         pytest.param({}, {"name": "Bens-S21"}, False, id="another-name"),
