@@ -19,6 +19,8 @@ _SURE = 0.8
 _FEW = 10
 """Fewer faces or pairs than this measure nothing."""
 _SPREAD_MIN = 0.05
+_SURE_ARE_NEAR = 1.5
+"""All faces of a person spread so much wider than the sure ones."""
 _COMPLETIONS = 2
 _SAMPLE = 2000
 _DEVICE_MOST = 30.0
@@ -248,8 +250,8 @@ def measure(vectors: Floats, labels: Numbers) -> Optional[Likeness]:
     if len(other) < _FEW:
         return None
     middle, far = float(np.median(own)), float(np.median(other))
-    # The median deviation: a wider spread takes in strangers, who then widen it further.
-    spread = max(_SPREAD_MIN, 1.4826 * float(np.median(np.abs(own - middle))))
+    # From the median deviation: the standard deviation would take in strangers, and they would widen it further.
+    spread = max(_SPREAD_MIN, 1.4826 * float(np.median(np.abs(own - middle)))) * _SURE_ARE_NEAR
     if middle <= far + spread:
         return None
     return Likeness(middle, spread, far, max(_SPREAD_MIN, float(other.std())))

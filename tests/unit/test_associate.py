@@ -437,14 +437,19 @@ def test_a_face_is_completed_unless_it_is_far_or_a_double() -> None:
     scene, truth = office(events=60)
     labels = np.eye(7)[truth + 1]
     labels[0] = np.eye(7)[0]
+    alike = vote.measure(scene.vectors, labels)
+    assert alike is not None
+    centre = vote.centres(scene.vectors, labels[:, 1:])[truth[0]]
+    across = np.random.default_rng(9).normal(size=DIM)
+    across -= (across @ centre) * centre
+    cosine = alike.radius - 0.1
     odd = scene.vectors.copy()
-    odd[0] = np.random.default_rng(9).normal(size=DIM)
-    odd[0] /= np.linalg.norm(odd[0])
+    odd[0] = cosine * centre + np.sqrt(1 - cosine**2) * across / np.linalg.norm(across)
     silent, loud = np.zeros((len(truth), 6)), np.zeros((len(truth), 6))
     silent[0], loud[0] = -30.0, 30.0
     for vectors, ratios, named in (
         (scene.vectors, np.zeros_like(loud), True),
-        (odd, loud, False),  # whatever device was there
+        (odd, loud, False),  # just beyond the radius, whatever device was there
         (scene.vectors, silent, False),  # always came without it
     ):
         done = vote.complete(labels, ratios, changed(scene, vectors=vectors), Options())

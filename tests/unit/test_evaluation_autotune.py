@@ -144,6 +144,7 @@ def test_a_few_real_people(
     monkeypatch.setattr(autotune.Plan, "looks", 5)
     monkeypatch.setattr(autotune.Plan, "hard_looks", 2)
     grid = [c for c in autotune.cells(autotune.Plan(folder)) if c.noise in ("none", "room", "twins")]
+    grid[0] = grid[0]._replace(methods=(*autotune.METHODS, *autotune._OTHERS))
     monkeypatch.setattr(autotune, "cells", lambda plan: iter(grid))
     monkeypatch.setattr(autotune.Plan, "pictures", 18)
     assert main(["eval", "autotune", "--data", str(folder), "--seeds", "1", "--json"]) == 0
@@ -156,6 +157,8 @@ def test_a_few_real_people(
         assert 0 <= row["f1_poi"] <= 1
     assert rows[0]["method"] == "ours"
     assert rows[0]["noise"] == "none"
+    assert {row["method"] for row in rows if row["noise"] == "none"} == {*autotune.METHODS, *autotune._OTHERS}
+    assert all(row["f1_poi"] > 0.6 for row in rows if row["noise"] == "none")
     assert rows[0]["f1_poi"] > 0.8
     assert {row["noise"] for row in rows} == {"none", "room", "twins"}
     assert rows[-1]["flagged"] == 1
