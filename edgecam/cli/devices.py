@@ -67,7 +67,11 @@ def _ask(name: str) -> str:
     """
     if not sys.stdin.isatty():
         raise ConfigError(f"say how {name} agreed, e.g. --consent 'in person, 3 May'; without it no device is bound")
-    if input(_ASK.format(name=name)).strip().lower() not in ("y", "yes"):
+    try:
+        said = input(_ASK.format(name=name))
+    except EOFError:
+        said = ""
+    if said.strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing was bound: a device is noticed only with its owner's consent")
     return "asked on the terminal"
 

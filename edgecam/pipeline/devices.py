@@ -8,7 +8,7 @@ from edgecam.errors import ConfigError
 from edgecam.pipeline.wire import Record, mapping_of
 from edgecam.presence.frames import parse_address
 from edgecam.presence.sightings import attendance
-from edgecam.store import NotStoredError, Store
+from edgecam.store import NotStoredError, Store, want_printable
 from edgecam.types import Device
 
 if TYPE_CHECKING:
@@ -30,11 +30,14 @@ def clean_address(kind: str, text: str) -> str:
     if kind == "ha":
         topic = text.strip()
         if not topic or len(topic) > _TOPIC_MAX or set(topic) & set("+#\0") or not topic.isprintable():
-            raise ConfigError(f"{text!r} is not the MQTT topic of one device_tracker")
+            raise ConfigError(f"{text[:_TOPIC_MAX]!r} is not the MQTT topic of one device_tracker")
         return topic
     address = parse_address(text)
     if address is None:
-        raise ConfigError(f"{text!r} is not the address of a device: six bytes such as 5c:51:4f:12:34:56 are wanted")
+        raise ConfigError(
+            f"{text[:_TOPIC_MAX]!r} is not the address of a device: six bytes such as 5c:51:4f:12:34:56 are wanted, "
+            "no group's"
+        )
     return address.hex(":")
 
 
@@ -44,8 +47,11 @@ def _add(call: Call) -> Iterator[Record]:
     address = clean_address(kind, call.text("address"))
     label = str(call.get("label") or "")[:_LABEL_MAX]
     consent = mapping_of(call.get("consent"), "consent")
-    if not consent:
+    said = [text for text in consent.values() if isinstance(text, str)]
+    if not consent or not all(text.strip() for text in said):
         raise ConfigError(f"{person.name} must have agreed that this box notes when the device is near: say so")
+    for what, text in [("the label", label), *(("the consent", text) for text in said)]:
+        want_printable(what, text)
     device = call.store.add_device(person.id, kind, address, label=label, consent=consent)
     yield device_record(device, {person.id: person.name})
 
@@ -131,6 +137,7 @@ def _names(store: Store) -> Dict[str, str]:
 def _device(call: Call) -> Device:
     """Return the device of an id, its last letters, or an address."""
     wanted = call.text("device")
+    want_printable("the device's name", wanted)
     parsed = parse_address(wanted)
     if parsed is not None:
         found = [device for kind in KINDS for device in call.store.find_devices(kind, parsed.hex(":"))]

@@ -2,7 +2,7 @@
 
 from edgecam.store.backup import BACKUP_NOTE
 from edgecam.store.erase import FORGOTTEN
-from edgecam.store.people import clean_name
+from edgecam.store.people import clean_name, want_printable
 from edgecam.store.records import (
     AuditRow,
     Damage,
@@ -41,4 +41,5 @@ __all__ = [
     "clean_name",
     "destroy",
     "new_ulid",
+    "want_printable",
 ]

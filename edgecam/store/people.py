@@ -34,10 +34,19 @@ def clean_name(name: str) -> str:
         raise ConfigError("a person's name is empty: give one")
     if len(name) > NAME_MAX:
         raise ConfigError(f"a person's name has {len(name)} characters: at most {NAME_MAX} are kept")
-    bad = [c for c in name if c not in _JOINERS and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
-    if bad:
-        raise ConfigError(f"a person's name contains the control character U+{ord(bad[0]):04X}: leave it out")
+    want_printable("a person's name", name)
     return name
+
+
+def want_printable(what: str, text: str) -> None:
+    """Refuse what could disguise a text or upset a terminal.
+
+    Raises:
+        ConfigError: it has control characters, or bytes that were no text.
+    """
+    bad = [c for c in text if c not in _JOINERS and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    if bad:
+        raise ConfigError(f"{what} contains the control character U+{ord(bad[0]):04X}: leave it out")
 
 
 def _folded(name: str) -> str:

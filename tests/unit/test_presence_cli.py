@@ -105,6 +105,10 @@ def test_everybody_only_by_pseudonym(shell: Shell) -> None:
         (("add", "Ann", "01:00:5e:00:00:fb", "--consent", "asked"), 2, "not the address of a device"),
         (("add", "Nobody", PHONE, "--consent", "asked"), 1, "nobody is called 'Nobody'"),
         (("add", "Ann", "a/#", "--consent", "asked"), 2, "not the MQTT topic of one"),
+        (("add", "Ann", PHONE, "--consent", "  "), 2, "must have agreed"),
+        (("add", "Ann", PHONE, "--consent", "\udcff"), 2, "the consent contains the control character"),
+        (("add", "Ann", PHONE, "--consent", "asked", "--label", "a\x1b[2J"), 2, "the label contains the control"),
+        (("remove", "\udcff"), 2, "contains the control character"),
         (("remove", "XYZ9"), 1, "no device is called XYZ9"),
     ],
 )
@@ -112,6 +116,18 @@ def test_what_cannot_be_bound_is_said_in_one_line(shell: Shell, args: Any, code:
     done = shell.run("devices", *args, code=code)
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("typed", "code"), [("", 2), ("n\n", 2), ("y\n", 0)])
+def test_consent_is_asked_for_on_a_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, typed: str, code: int
+) -> None:
+    terminal = io.StringIO(typed)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    done = shell.run("devices", "add", "Ann", PHONE, code=code)
+    assert ("nothing was bound" in done.stderr) == bool(code)
+    assert len(shell.json("devices", "list")) == (0 if code else 1)
 
 
 def test_a_device_has_one_owner(shell: Shell) -> None:
