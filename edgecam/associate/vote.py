@@ -13,6 +13,8 @@ from edgecam.types import Floats, Ints
 
 _NEVER = -1e3
 """A log likelihood ratio nothing makes up for."""
+_OPEN = -2.0
+"""Below this ratio a cluster's own events speak against a device."""
 _RIVAL_EVENTS = 3
 _SURE = 0.8
 """A label of so much mass is used to measure how alike one person's faces are."""
@@ -136,24 +138,42 @@ def one_face_a_device(
         verified: (m, D) unit mean of the faces that the user confirmed, zero without.
     """
     persons = scores.shape[1]
+    some = slice(None, None, 1 + len(vectors) // _SAMPLE)
+    within = float(np.median((vectors[some] * centre[clusters[some]]).sum(axis=1)))
     winner = owners(scores)
+    between = _between(centre, winner)
     won = np.flatnonzero(winner >= 0)
     home = verified.copy()
     free = won[~home[winner[won]].any(axis=1)]
     home[winner[free]] = centre[free]
     alike = centre @ home.T  # (C, m)
-    others = alike[won][winner[won][:, None] != np.arange(persons)[None]]
-    some = slice(None, None, 1 + len(vectors) // _SAMPLE)
-    within = float(np.median((vectors[some] * centre[clusters[some]]).sum(axis=1)))
-    threshold = (within + (float(np.median(others)) if len(others) else 0.0)) / 2.0
+    threshold = (within + between) / 2.0
     foreign = (alike < threshold) & home.any(axis=1)[None]
-    out = np.where(foreign, _NEVER, scores)
+    out = np.where(foreign, _NEVER, _with_alike(scores, centre, (3.0 * within + between) / 4.0))
     best = np.zeros(persons)
     best[winner[won]] = scores[won, winner[won]]
     # A face that some other device explains is no rival, and neither is one seen too seldom.
     unexplained = (out.max(axis=1, initial=_NEVER) <= 0) & (seen.sum(axis=1) >= _RIVAL_EVENTS)
     rival = np.where(foreign & unexplained[:, None], scores, 0.0).max(axis=0, initial=0.0)
     return out, np.where(best > 0, rival / np.maximum(best, 1e-9), 0.0)
+
+
+def _between(centre: Numbers, winner: Ints) -> float:
+    """Return the median cosine of two persons, 0 without two."""
+    won = centre[winner >= 0]
+    pairs = (won @ won.T)[np.triu_indices(len(won), 1)]
+    return float(np.median(pairs)) if len(pairs) else 0.0
+
+
+def _with_alike(scores: Numbers, centre: Numbers, least_cosine: float) -> Numbers:
+    """Return the scores of clusters with those of the clusters that look the same added.
+
+    A part of a person's faces was seen in too few events to tell much, if many devices were missed. But a cluster whose
+    own events speak against a device is not talked into it by a face alike: it may be a double.
+    """
+    alike = (centre @ centre.T >= least_cosine).astype(np.float64)
+    np.fill_diagonal(alike, 0.0)
+    return np.where(scores > _OPEN, scores + np.maximum(alike @ scores, 0.0), scores)
 
 
 def _verified_faces(scene: Scene) -> Numbers:
