@@ -133,6 +133,17 @@ def test_a_visit_is_joined_with_what_came_shortly_before_and_after(house: House)
     assert shown["tracks"] == []  # a phone makes nobody known
 
 
+def test_what_comes_too_late_is_not_joined_even_before_the_visit_is_put_away(house: House) -> None:
+    house.visit(VISIT)
+    house.close(VISIT)
+    house.clock.now_s += 181
+    house.sign()
+    house.clock.now_s += 10
+    house.presence._turn()
+    assert len(house.kept()) == 1
+    assert house.shown(VISIT)["sightings"] == []
+
+
 def test_who_is_there_all_day_counts_little(house: House) -> None:
     for _ in range(20):
         house.sign()
@@ -195,7 +206,10 @@ def test_a_tracker_tells_of_coming_going_and_being_there(house: House) -> None:
     house.presence.refresh()
     house.presence.tracked(TRACKER, b"home", True)
     house.later(1)
-    assert house.kept() == []  # retained: of old
+    house.presence.tracked(TRACKER, b"not_home", True)
+    house.presence.tracked(TRACKER, b"home", True)
+    house.later(1)
+    assert house.kept() == []  # retained: of old, told again after a reconnect
     house.visit(VISIT)
     house.presence.tracked(TRACKER, b"Work", False)
     house.later(1)
@@ -311,7 +325,8 @@ def test_a_device_is_measured_without_the_threshold_and_others_keep_theirs(make_
     assert [one["rssi_dbm"] for one in heard] == [-80, -40]
     assert house.presence._listener._watch.min_rssi_dbm == -55
     house.later(70)
-    assert [s.rssi_dbm for s in house.store.sightings(0.0)] == [-40]  # the weak one was for the measure only
+    # The weak one was for the measure only.
+    assert [(s.rssi_dbm, s.frames) for s in house.store.sightings(0.0)] == [(-40, 5)]
 
 
 @pytest.mark.parametrize(
@@ -506,6 +521,16 @@ def test_two_that_look_the_same_are_not_told_apart(make_house: Callable[..., Hou
     house.later(3)
     assert house.store.device(house.phone.id).address == PHONE
     assert house.kept() == []
+
+
+def test_a_phone_that_is_still_there_is_not_taken_for_another(make_house: Callable[..., House], tmp_path: Path) -> None:
+    path = tmp_path / "leases"
+    write(path, lease())
+    house = make_house(leases=(path,))
+    house.later(3)
+    write(path, lease(mac=OTHER) + lease(name="renamed"), "w")
+    house.later(3)
+    assert house.store.device(house.phone.id).address == PHONE
 
 
 def test_a_lease_file_that_is_rubbish_harms_nobody(make_house: Callable[..., House], tmp_path: Path) -> None:
