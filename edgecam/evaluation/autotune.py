@@ -151,7 +151,7 @@ def cells(plan: Plan) -> Iterator[Cell]:
     """Yield the grid: quick, or everything."""
     every = tuple(METHODS) + _OTHERS if plan.full else ("ours", "oa", "tm")
     some = tuple(METHODS) if plan.full else ("ours", "oa")
-    yield Cell("none", 0.0, Noise(), every if plan.full else ("ours", "oa", "paper", "tm", "oracle"))
+    yield Cell("none", 0.0, Noise(), every if plan.full else ("ours", "oa", "tm", "oracle"))
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.3, 0.5):
         yield Cell("faces", rate, Noise(faces=rate), every)
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.5,):
