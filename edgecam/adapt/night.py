@@ -147,5 +147,5 @@ def _apart(rows: Sequence[Mapping[str, Any]]) -> Ints:
 def _verified(rows: Sequence[Mapping[str, Any]], people: Sequence[str]) -> Ints:
     """Return (N,) what the user said: 1..m, -1 somebody without a device or nobody of the house, 0 not asked."""
     said = {person: 1 + j for j, person in enumerate(people)}
-    words = [-1 if row["nobody"] else said.get(row["person_id"], -1) if row["person_id"] else 0 for row in rows]
+    words = [said.get(row["person_id"], -1) if row["person_id"] else -1 if row["nobody"] else 0 for row in rows]
     return np.array(words, np.int64)

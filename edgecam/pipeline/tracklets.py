@@ -91,8 +91,8 @@ def _answer(call: Call) -> Iterator[Record]:
     if question is None:
         raise NotStoredError(f"there is no open question {wanted}: see `edgecam review`")
     name = call.get("name")
-    here = {row.id: row.seen for row in call.store.tracklets()}
-    rows = [row_id for row_id in question["tracklets"] if row_id in here]
+    here = {row.id for row in call.store.tracklets() if row.person_id is None and not row.nobody}
+    rows = [row_id for row_id in question["tracklets"] if row_id in here]  # what was asked; a name given since holds
     with call.store.transaction():
         person = call.named(name) if name else None
         for row_id in rows:

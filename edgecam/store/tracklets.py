@@ -96,10 +96,12 @@ class Tracklets(Devices):
             return int(self._db.rows("SELECT count(*) FROM proposals")[0][0])
 
     def proposals(self, visit_id: str) -> List[Tuple[int, Proposal]]:
-        """Return the (track, proposal) of a visit, the likeliest first."""
+        """Return the (track, proposal) of a visit, the likeliest first; none where the user has said who it is."""
         rows = self._db.rows(
-            "SELECT track, tracklet, person_id, share, with_device, without_device FROM proposals "
-            "JOIN tracklets ON tracklet = id WHERE visit = ? ORDER BY track, share DESC, person_id",
+            "SELECT track, tracklet, proposals.person_id, share, with_device, without_device FROM proposals "
+            "JOIN tracklets ON tracklet = id LEFT JOIN labels USING (visit, track) "
+            "WHERE visit = ? AND NOT nobody AND labels.person_id IS NULL "
+            "ORDER BY track, share DESC, proposals.person_id",
             (visit_id,),
         )
         return [(track, Proposal(*rest)) for track, *rest in rows]

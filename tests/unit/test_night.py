@@ -152,6 +152,27 @@ def test_nobody_of_the_house_is_an_answer(store: Store) -> None:
     assert night.found.labels[night.tracklets.index(rows[0]), 0] == 1.0
 
 
+def test_what_the_user_has_said_of_a_face_holds(store: Store) -> None:
+    house = House(store)
+    house.weeks()
+    house.keep(house.night())
+    mine, other, stranger = (row.id for row in store.tracklets() if row.seen.visit in ("VIS001", "VIS005", "VIS004"))
+    house.ask("proposals.put", proposals=house.night().proposals(), questions=[
+        {"id": "q1", "people": [], "tracklets": [mine, other]},
+        {"id": "q2", "people": [], "tracklets": [stranger]},
+    ])  # fmt: skip
+    store.is_person(mine, house.people[1].id)
+    assert house.ask("questions.answer", question="q1", name="Cora")[0]["faces"] == 1
+    house.ask("questions.answer", question="q2", name=None)
+    store.is_person(stranger, house.people[2].id)  # a better idea, later
+    named = {row.id: row.person_id for row in store.tracklets()}
+    assert [named[row] for row in (mine, other, stranger)] == [house.people[i].id for i in (1, 2, 2)]
+    night = house.night()
+    assert [night.found.labels[night.tracklets.index(row)].argmax() for row in (mine, other, stranger)] == [2, 3, 3]
+    assert store.proposals("VIS001") == store.proposals("VIS005") == []
+    assert store.proposals("VIS002")
+
+
 def test_too_little_is_no_ground_for_a_name(store: Store) -> None:
     house = House(store)
     for _ in range(3):
