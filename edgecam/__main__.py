@@ -64,8 +64,9 @@ def _run(argv: Optional[List[str]]) -> int:
         if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in given):
             raise ConfigError("an argument is empty: is a variable of your shell not set?")
         args = parser().parse_args(given)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+                signal.signal(number, signal.default_int_handler)
         code = int(args.func(args))
         sys.stdout.flush()
     except EdgecamError as err:

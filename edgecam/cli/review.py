@@ -98,6 +98,8 @@ def _picture(state: Backend, face: Dict[str, Any]) -> Optional[bytes]:
 
 def _show(png: bytes) -> bool:
     """Draw a picture in a terminal that can (kitty's and iTerm2's protocols); return whether it could."""
+    if not sys.stdout.isatty() or "TMUX" in os.environ or "STY" in os.environ:
+        return False  # not into a file, and not into a multiplexer, which swallows it
     data = base64.b64encode(png).decode("ascii")
     if "KITTY_WINDOW_ID" in os.environ:
         parts: List[str] = [data[i : i + 4096] for i in range(0, len(data), 4096)]
