@@ -12,7 +12,7 @@ from typing import Optional
 from edgecam.cli.common import Sub, add_common, config_of, emit
 from edgecam.errors import EdgecamError
 
-_SIGNS = {"ok": "ok     ", "hint": "hint   ", "broken": "BROKEN "}
+_SIGNS = {"ok": "ok     ", "hint": "hint   ", "broken": "BROKEN ", "skipped": "skipped"}
 
 
 def add_parser(sub: Sub) -> None:

@@ -211,3 +211,10 @@ def test_calibration_asks_for_two_places(
     assert said in done.stdout + done.stderr
     assert "Stand at the door with the device of Ann" in done.stderr
     assert daemon.asked[1] == {"op": "presence.listen", "device": "01ABCD", "seconds": 30.0}
+
+
+def test_doctor_says_that_presence_was_skipped(shell: Shell) -> None:
+    config = shell.folder / "c.toml"
+    config.write_text("[presence]\nble = true\n")
+    done = shell.run("doctor", "--config", config, code=1)  # nothing else is set up here
+    assert "skipped presence: the daemon does not run" in done.stdout
