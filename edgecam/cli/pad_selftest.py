@@ -46,14 +46,18 @@ def _selftest(args: argparse.Namespace) -> int:
     config = config_of(args)
     from edgecam.capture.redact import redact_url
     from edgecam.cli.vision import know, open_eyes
+    from edgecam.evaluation import pad_selftest
 
+    kinds = list(pad_selftest.SPECIES)
+    if args.species is not None:
+        kinds = [kind.strip() for kind in args.species.split(",")]
+        if not all(kinds):
+            raise ConfigError(f"--species {args.species!r}: a kind is empty; print,phone would be two")
     eyes = open_eyes(config)
     if eyes.liveness.passive is None:
         raise ModelError(f"nothing to test: {eyes.liveness.lacking}")
-    from edgecam.evaluation import pad_selftest
     from edgecam.pipeline.camera import Stages
 
-    kinds = [s.strip() for s in args.species.split(",")] if args.species else list(pad_selftest.SPECIES)
     asked = {s: args.live if s.startswith(pad_selftest.LIVE) else args.attacks for s in (pad_selftest.LIVE, *kinds)}
     asked = {species: n for species, n in asked.items() if n}
     with backend(args, create=True) as store:

@@ -126,3 +126,10 @@ def test_a_camera_that_is_not_there_is_said_in_one_line(registry: object, tmp_pa
     assert done.returncode == 2
     assert "no camera 'nowhere'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_kind_without_a_name_is_refused(tmp_path: Path) -> None:
+    done = selftest(tmp_path / "state", "--recordings", tmp_path, "--species", "print, ")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--species 'print, ': a kind is empty" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
