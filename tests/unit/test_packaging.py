@@ -106,8 +106,14 @@ def skeleton(folder: Path) -> Path:
     (folder / "edgecam/__init__.py").touch()
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     layers = [name.strip(" ()") for line in contracts[0]["layers"] for name in line.split("|")]
+    named = {name for contract in contracts for name in contract.get("source_modules", ()) if name.count(".") == 2}
     for name in layers:
-        (folder / f"edgecam/{name}.py").touch()
+        inside = [module.rpartition(".")[2] for module in named if module.split(".")[1] == name]
+        files = [f"{name}/{module}.py" for module in ("__init__", *inside)] if inside else [f"{name}.py"]
+        for file in files:
+            path = folder / "edgecam" / file
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = text[text.index("[tool.importlinter]") : text.index("[tool.coverage.run]")]
     (folder / "pyproject.toml").write_text(section, encoding="utf-8")
