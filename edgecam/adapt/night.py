@@ -55,14 +55,17 @@ class Night:
         return records
 
     def questions(self) -> List[Record]:
-        """Return what is worth asking, most worth first, as `proposals.put` takes it."""
+        """Return what is worth asking, most worth first, as `proposals.put` takes it.
+
+        A question is called by its most typical face, so that a late answer never meets another question.
+        """
         return [
             {
-                "id": f"q{number}",
+                "id": f"q{self.tracklets[question.tracklets[0]][-5:].lower()}",
                 "people": [self.people[j] for j in question.persons],
                 "tracklets": [self.tracklets[i] for i in question.tracklets],
             }
-            for number, question in enumerate(self.found.questions, 1)
+            for question in self.found.questions
         ]
 
     def _mass(self, row: int, group: Sequence[int]) -> bool:

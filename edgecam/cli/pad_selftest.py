@@ -89,6 +89,7 @@ def _selftest(args: argparse.Namespace) -> int:
 def _recorded(args: argparse.Namespace, asked: Dict[str, int], config: Config, stages: Stages) -> Session:
     """Show every recording once; counts what is asked of kinds that were not named."""
     from edgecam.config import CameraConfig
+    from edgecam.errors import EdgecamError
     from edgecam.evaluation import pad_selftest
 
     session, every = pad_selftest.Session(None, {}), not asked
@@ -97,7 +98,11 @@ def _recorded(args: argparse.Namespace, asked: Dict[str, int], config: Config, s
             asked[species] = args.live if species.startswith(pad_selftest.LIVE) else args.attacks
         elif species not in asked:
             continue
-        one = pad_selftest.present(CameraConfig(url=str(path)), species, config, stages, args.seconds)
+        try:
+            one = pad_selftest.present(CameraConfig(url=str(path)), species, config, stages, args.seconds)
+        except EdgecamError as err:
+            note(f"{species}: not counted: {err}")
+            continue
         session.add(one)
         note(f"{species} {path.name}: {one.verdict or 'not counted'} ({one.reason or 'no remark'})")
     return session

@@ -22,6 +22,7 @@ def add_parser(sub: Sub) -> None:
     parser = sub.add_parser("review", help="answer the open questions: who is this? (at most three a day)")
     parser.add_argument("question", nargs="?", help="answer this one without being asked (with WHO)")
     parser.add_argument("who", nargs="?", help=f"a person's name, or `{_NOBODY}` of the house")
+    parser.add_argument("--anyone", action="store_true", help="WHO may be somebody who was not asked about")
     parser.add_argument("--list", action="store_true", help="only show the questions")
     add_common(parser)
     parser.set_defaults(func=_review)
@@ -29,17 +30,17 @@ def add_parser(sub: Sub) -> None:
 
 def _review(args: argparse.Namespace) -> int:
     if (args.question is None) != (args.who is None):
-        raise ConfigError("an answer is a question and WHO: edgecam review q1 NAME")
+        raise ConfigError("an answer is a question and WHO: edgecam review QUESTION NAME")
     with backend(args) as state:
         if args.question is not None:
-            return _tell(_answer(state, args.question, args.who), as_json=args.json)
+            return _tell(_answer(state, args.question, args.who, anyone=args.anyone), as_json=args.json)
         questions = state.call("questions.list")
         if args.json or args.list or not sys.stdin.isatty():
             for question in questions:
                 emit(question) if args.json else print(_text(question))
         else:
             for question in questions:
-                _ask(state, question)
+                _ask(state, question, anyone=args.anyone)
     if not questions:
         note("no open questions")
     return 0
@@ -51,7 +52,7 @@ def _text(question: Dict[str, Any]) -> str:
     return f"{question['question']}: is this {who}? ({visits})"
 
 
-def _ask(state: Backend, question: Dict[str, Any]) -> None:
+def _ask(state: Backend, question: Dict[str, Any], *, anyone: bool) -> None:
     """Show the faces and take an answer from the terminal; an empty one leaves the question open."""
     print(_text(question))
     with tempfile.TemporaryDirectory(prefix="edgecam-review-") as folder:
@@ -72,13 +73,14 @@ def _ask(state: Backend, question: Dict[str, Any]) -> None:
             said = ""
     if said:
         try:
-            _tell(_answer(state, question["question"], said), as_json=False)
-        except StoreError as err:
+            _tell(_answer(state, question["question"], said, anyone=anyone), as_json=False)
+        except (ConfigError, StoreError) as err:
             note(f"  {err}")
 
 
-def _answer(state: Backend, question: str, who: str) -> Dict[str, Any]:
-    return state.one("questions.answer", question=question, name=None if who.lower() == _NOBODY else who)
+def _answer(state: Backend, question: str, who: str, *, anyone: bool) -> Dict[str, Any]:
+    name = None if who.lower() == _NOBODY else who
+    return state.one("questions.answer", question=question, name=name, anyone=anyone)
 
 
 def _tell(answer: Dict[str, Any], *, as_json: bool) -> int:

@@ -56,6 +56,7 @@ def _summary(night: Night) -> Dict[str, object]:
         "events": night.events,
         "people": len(night.people),
         "coverage": round(night.found.coverage, 4),
+        "not_told_apart": [[night.people[j] for j in group] for group in night.found.groups],
         "reason": night.found.reason,
     }
 

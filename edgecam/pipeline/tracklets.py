@@ -95,6 +95,8 @@ def _answer(call: Call) -> Iterator[Record]:
     rows = [row_id for row_id in question["tracklets"] if row_id in here]  # what was asked; a name given since holds
     with call.store.transaction():
         person = call.named(name) if name else None
+        if person is not None and question["people"] and person.id not in question["people"] and not call.get("anyone"):
+            raise ConfigError(f"{wanted}: {person.name} was not asked about; if it is so, say --anyone")
         for row_id in rows:
             if person is None:
                 call.store.is_nobody(row_id)

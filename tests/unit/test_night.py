@@ -129,11 +129,15 @@ def test_a_couple_whose_phones_always_come_together_is_asked_about(store: Store)
     assert questions
     assert {"Ann", "Ben"} <= set(questions[0]["people"])
 
+    with pytest.raises(ConfigError, match="was not asked about"):
+        house.ask("questions.answer", question=questions[0]["question"], name="Cora")
     answered = house.ask("questions.answer", question=questions[0]["question"], name="Ben")[0]
     assert answered["faces"] == len(questions[0]["faces"])
     said = {(row.seen.visit, row.seen.track): row.person_id for row in store.tracklets()}
     assert {said[face["visit"], face["track"]] for face in questions[0]["faces"]} == {house.people[1].id}
     assert len(house.ask("questions.list")) == len(questions) - 1
+    # The next night's questions have other names, so that a late answer meets none of them.
+    assert questions[0]["question"] not in {question["id"] for question in house.night().questions()}
     # What the user said settles whose face is whose.
     again = house.night()
     assert all(not again.named[i] or again.found.labels[i, 2] == 1.0 for i in range(len(again.tracklets)))
