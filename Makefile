@@ -70,7 +70,7 @@ bench: setup
 # --- check ----------------------------------------------------------------------------------------------------------
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

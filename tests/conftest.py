@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -51,6 +52,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped, but {', '.join(sorted(needs))} must not be missing here: {text}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Undo what a command run within a test does to the program's log: the next test may read it."""
+    logger = logging.getLogger("edgecam")
+    before = (logger.level, logger.propagate, list(logger.handlers), logger.disabled, logging.root.level)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate, logger.handlers, logger.disabled = before[1], before[2], before[3]
+    logging.root.setLevel(before[4])
 
 
 @pytest.fixture(scope="session")
