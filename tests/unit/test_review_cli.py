@@ -43,6 +43,7 @@ class Terminal:
             [sys.executable, "-m", "edgecam", "review", "--state", str(state)],
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
             env={**plain, "TMPDIR": str(self.folder), "HOME": str(self.folder), **env},
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - under nohup
         )  # fmt: skip
         os.close(theirs)
         self.shown = b""
