@@ -6,7 +6,7 @@ of a visit advances by the measured time, frames that come meanwhile are dropped
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -18,6 +18,7 @@ from edgecam.bench.scene import FPS, Clip, Scene, Visitor
 from edgecam.capture.motion import MotionGate
 from edgecam.capture.preroll import PreRoll
 from edgecam.clock import SystemClock
+from edgecam.liveness import LivenessNets
 from edgecam.pipeline.camera import CameraPath, Said
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.visits import VisitBook
@@ -131,9 +132,9 @@ class _Door:
         self._gate = MotionGate(lab.config.motion)
         self._ring = PreRoll(lab.config.motion.pre_roll_s)
         self._slot: Slot[Tuple[Frame, Optional[Floats], bool]] = Slot()
-        self._path = CameraPath(
-            "bench", lab.camera, lab.config, lab.stages, VisitBook(), SystemClock(), self._said.append
-        )
+        # The anti-spoof nets tell somebody composed into a door as what they are, a picture.
+        stages = replace(lab.stages, liveness=LivenessNets())
+        self._path = CameraPath("bench", lab.camera, lab.config, stages, VisitBook(), SystemClock(), self._said.append)
 
     def play(self, frames: List[Frame], first_face_s: float, subject: str) -> Visit:
         """Play the frames until a name is said."""
@@ -167,7 +168,6 @@ class _Door:
         return Visit(subject, now_s - first_face_s, at_s - first_face_s, name, self._slot.dropped)
 
     def _capture(self, frame: Frame) -> None:
-        self._path.glimpse(frame)
         motion = self._gate(frame)
         if motion.opened:
             self._slot.keep([(early, None, False) for early in self._ring.take(frame.captured_at_s)])
