@@ -37,11 +37,10 @@ class Night:
     def proposals(self) -> List[Record]:
         """Return who each face probably is, as `proposals.put` takes it; faces that have a name are passed over."""
         records = []
-        for i, person in enumerate(self.found.named()):
+        for i, people in enumerate(self.found.candidates()):
             if self.named[i]:
                 continue
-            group = next((g for g in self.found.groups if person == -2 and self._mass(i, g)), ())
-            for j in (person,) if person >= 0 else group:
+            for j in people:
                 with_device, without_device = (int(n) for n in self.found.together[j])
                 records.append(
                     {
@@ -67,9 +66,6 @@ class Night:
             }
             for question in self.found.questions
         ]
-
-    def _mass(self, row: int, group: Sequence[int]) -> bool:
-        return bool(self.found.labels[row, [1 + j for j in group]].sum() >= self.found.name_from)
 
 
 def look_back(ask: Ask, project: Callable[[Floats], Floats], model: str, slot_h: float = 0.0) -> Night:

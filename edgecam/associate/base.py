@@ -1,13 +1,13 @@
 """What association is given and what it gives back.
 
 Persons are columns 0..m-1 of everything about devices; in soft labels column 0 means "unknown" and person j is column
-j + 1. Events are rows 0..h-1: one place and one stretch of time (see `events`).
+j + 1. Events are rows 0..h-1: one place and one stretch of time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Literal, Optional, Tuple
+from typing import Any, Callable, List, Literal, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +178,14 @@ class Association:
         """Return (N,) person 0..m-1; -1 unknown, -2 one of a group."""
         return named(self.labels, self.groups, self.name_from)
 
+    def candidates(self) -> List[Tuple[int, ...]]:
+        """Return for each tracklet who it may be: one person, those of a group, or nobody."""
+        found: List[Tuple[int, ...]] = [(int(person),) if person >= 0 else () for person in self.named()]
+        for group in self.groups:
+            for i in np.flatnonzero(_of_group(self.labels, group, self.name_from)):
+                found[i] = group
+        return found
+
     @property
     def coverage(self) -> float:
         """Return the share of tracklets given one name; 0 without tracklets."""
@@ -191,6 +199,11 @@ def named(labels: Numbers, groups: Tuple[Tuple[int, ...], ...], name_from: float
     best = labels[:, 1:].argmax(axis=1)
     out = np.where(labels[:, 1:].max(axis=1, initial=0.0) >= name_from, best, -1).astype(np.int64)
     for group in groups:
-        shared = labels[:, [1 + j for j in group]].sum(axis=1) >= name_from
-        out[shared] = -2
+        out[_of_group(labels, group, name_from)] = -2
     return out
+
+
+def _of_group(labels: Numbers, group: Tuple[int, ...], name_from: float) -> NDArray[np.bool_]:
+    """Return (N,) whether the group's mass suffices for a name."""
+    enough: NDArray[np.bool_] = labels[:, [1 + j for j in group]].sum(axis=1) >= name_from
+    return enough

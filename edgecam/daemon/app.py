@@ -37,7 +37,7 @@ from edgecam.identify import Household
 from edgecam.nn.registry import ModelRegistry
 from edgecam.pipeline.build import IdentifierFactory, make_liveness, make_stages
 from edgecam.pipeline.camera import Stages
-from edgecam.pipeline.operations import changes_people, execute, pause_seconds
+from edgecam.pipeline.operations import changes_devices, changes_people, execute, pause_seconds
 from edgecam.pipeline.visits import VisitBook
 from edgecam.store import OutboxRow, Store, new_ulid
 
@@ -342,7 +342,7 @@ class Daemon:
                 # Also when the asker has hung up: what was changed is in use before the next face comes.
                 if isinstance(op, str) and changes_people(op) and self._ready:
                     self._gallery.refresh()
-                if isinstance(op, str) and op.startswith(("devices.", "people.", "restore")) and self._ready:
+                if isinstance(op, str) and changes_devices(op) and self._ready:
                     self._presence.refresh()
 
     def _answer_pause(self, request: Mapping[str, Any]) -> Dict[str, Any]:

@@ -198,9 +198,9 @@ class Eye:
             _LOGGER.info("camera %s: %s", camera, reason)
             problems.begin(camera, "camera_ended", reason, quietly=True)
             return
-        code, other = ("camera_lost", "camera_refused")[:: 1 if state is LinkState.LOST else -1]
-        problems.end(camera, other, quietly=True)
-        problems.begin(camera, code, reason)
+        refused = state is LinkState.REFUSED
+        problems.end(camera, "camera_lost" if refused else "camera_refused", quietly=True)
+        problems.begin(camera, "camera_refused" if refused else "camera_lost", reason)
         self._shared.alerts.set_camera_online(camera, online=False)
 
     def _take(self, frame: Frame, gate: MotionGate, ring: PreRoll) -> None:

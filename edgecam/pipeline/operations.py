@@ -124,6 +124,11 @@ def changes_people(op: str) -> bool:
     return op.startswith(("people.", "faces.")) or op in ("visits.name", "restore", "settings.put")
 
 
+def changes_devices(op: str) -> bool:
+    """Whether an operation may change which devices there are, or whose they are."""
+    return op in ("devices.add", "devices.remove", "people.merge", "people.forget", "restore")
+
+
 def _people_list(call: Call) -> Iterator[Record]:
     for person in call.store.people():
         yield person_record(person)

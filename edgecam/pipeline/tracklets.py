@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping
 from edgecam.errors import ConfigError
 from edgecam.pipeline.wire import Record, mapping_of, pack_array, want
 from edgecam.presence.sightings import attendance
-from edgecam.store import NotStoredError, Proposal, Store
+from edgecam.store import KeptTrack, NotStoredError, Proposal, Store
 
 if TYPE_CHECKING:
     from edgecam.pipeline.operations import Call
@@ -18,31 +18,31 @@ QUESTIONS_KEY = "questions"
 
 def _list(call: Call) -> Iterator[Record]:
     """Every kept face with its features, for the night."""
-    for row_id, seen, person_id, nobody in call.store.tracklets():
-        yield {
-            "tracklet": row_id,
-            "visit": seen.visit,
-            "track": seen.track,
-            "camera": seen.camera,
-            "model": seen.model,
-            "first_s": seen.first_s,
-            "last_s": seen.last_s,
-            "quality": seen.quality,
-            "person_id": person_id,
-            "nobody": nobody,
-            "features": pack_array(seen.features),
-        }
+    for visit in _visits(call.store):  # not all at once: a week of them would be 40 MB
+        for row_id, seen, person_id, nobody in call.store.tracklets(visit):
+            yield {
+                "tracklet": row_id,
+                "visit": seen.visit,
+                "track": seen.track,
+                "camera": seen.camera,
+                "model": seen.model,
+                "first_s": seen.first_s,
+                "last_s": seen.last_s,
+                "quality": seen.quality,
+                "person_id": person_id,
+                "nobody": nobody,
+                "features": pack_array(seen.features),
+            }
 
 
 def _attendance(call: Call) -> Iterator[Record]:
     """Whose devices were near, for each visit of which a face is kept, oldest first."""
     devices = {device.id: device for device in call.store.devices()}
     yield {"people": sorted({device.person_id for device in devices.values()})}
-    for visit_id in dict.fromkeys(row.seen.visit for row in call.store.tracklets()):
-        near = attendance([sighting for _, sighting in call.store.visit_sightings(visit_id)], devices)
+    for visit in _visits(call.store).values():
+        near = attendance([sighting for _, sighting in call.store.visit_sightings(visit.visit)], devices)
         present = [{"people": list(one.person_ids), "weight": one.weight, "reason": one.reason} for one in near]
-        visit = call.store.visit(visit_id)
-        yield {"visit": visit_id, "place": visit.place, "opened_wall_s": visit.opened_wall_s, "present": present}
+        yield {"visit": visit.visit, "place": visit.place, "opened_wall_s": visit.opened_wall_s, "present": present}
 
 
 def _propose(call: Call) -> Iterator[Record]:
@@ -70,7 +70,7 @@ def _propose(call: Call) -> Iterator[Record]:
 def _questions(call: Call) -> Iterator[Record]:
     """The open questions with names, and where the faces are to be seen."""
     names = {person.id: person.name for person in call.store.people()}
-    rows = {row.id: row for row in call.store.tracklets()}
+    rows = {row.id: row for row in call.store.kept_tracks()}
     for question in _open(call.store):
         seen = [rows[row_id] for row_id in question["tracklets"] if row_id in rows]
         open_rows = [row for row in seen if row.person_id is None and not row.nobody]
@@ -79,7 +79,7 @@ def _questions(call: Call) -> Iterator[Record]:
         yield {
             "question": question["id"],
             "people": [names[person_id] for person_id in question["people"] if person_id in names],
-            "faces": [{"visit": row.seen.visit, "track": row.seen.track} for row in open_rows],
+            "faces": [{"visit": row.visit, "track": row.track} for row in open_rows],
         }
 
 
@@ -91,7 +91,7 @@ def _answer(call: Call) -> Iterator[Record]:
     if question is None:
         raise NotStoredError(f"there is no open question {wanted}: see `edgecam review`")
     name = call.get("name")
-    here = {row.id for row in call.store.tracklets() if row.person_id is None and not row.nobody}
+    here = {row.id for row in call.store.kept_tracks() if row.person_id is None and not row.nobody}
     rows = [row_id for row_id in question["tracklets"] if row_id in here]  # what was asked; a name given since holds
     with call.store.transaction():
         person = call.named(name) if name else None
@@ -128,6 +128,14 @@ def proposal_records(store: Store, visit: str, names: Mapping[str, str]) -> Dict
         for track, one in store.proposals(visit)
     ]
     return {"proposed": rows}
+
+
+def _visits(store: Store) -> Dict[str, KeptTrack]:
+    """Return a kept track of each visit that has one, oldest first."""
+    first: Dict[str, KeptTrack] = {}
+    for row in store.kept_tracks():
+        first.setdefault(row.visit, row)
+    return first
 
 
 def _open(store: Store) -> List[Dict[str, Any]]:

@@ -101,6 +101,20 @@ class Visit:
         return tuple(sorted({*self.latest, *self.pictured}))
 
 
+class KeptTrack(NamedTuple):
+    """Which track is kept, and what the user said of it; without what it looks like, which costs a decryption."""
+
+    id: str
+    visit: str
+    track: int
+    place: str
+    opened_wall_s: float
+    """When its visit began."""
+
+    person_id: Optional[str]
+    nobody: bool
+
+
 class StoredTracklet(NamedTuple):
     """A kept track and what the user said of it."""
 

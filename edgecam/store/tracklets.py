@@ -7,11 +7,20 @@ from typing import Iterable, List, Optional, Sequence, Set, Tuple
 from edgecam.clock import WALL_TRUSTED_AFTER_S
 from edgecam.store.backup import Backups
 from edgecam.store.devices import Devices
-from edgecam.store.records import NotStoredError, Proposal, Purged, Restored, StoredTracklet, pack_floats, unpack_floats
+from edgecam.store.records import (
+    KeptTrack,
+    NotStoredError,
+    Proposal,
+    Purged,
+    Restored,
+    StoredTracklet,
+    pack_floats,
+    unpack_floats,
+)
 from edgecam.types import Tracklet
 
 _KEPT_S = 7 * 86_400.0
-_SELECT = "SELECT id, visit, track, camera, model, first_s, last_s, quality, nobody, features FROM tracklets"
+_LABELLED = "tracklets t LEFT JOIN labels l ON l.visit = t.visit AND l.track = t.track"
 
 
 class Tracklets(Devices):
@@ -46,18 +55,30 @@ class Tracklets(Devices):
             )
         return row_id
 
+    def kept_tracks(self) -> List[KeptTrack]:
+        """Return which tracks are kept, oldest first; also one whose features are damaged."""
+        rows = self._db.rows(
+            f"SELECT t.id, t.visit, t.track, v.place, v.opened_wall_s, l.person_id, t.nobody FROM {_LABELLED} "  # noqa: S608 - constants
+            "JOIN visits v ON v.id = t.visit ORDER BY t.id"
+        )
+        return [
+            KeptTrack(row_id, visit, track, place, opened_wall_s, person_id, bool(nobody))
+            for row_id, visit, track, place, opened_wall_s, person_id, nobody in rows
+        ]
+
     def tracklets(self, visit_id: Optional[str] = None) -> List[StoredTracklet]:
         """Return what is kept (of one visit), oldest first; what is damaged is left out."""
-        named = {
-            (visit, track): who for visit, track, who in self._db.rows("SELECT visit, track, person_id FROM labels")
-        }
-        rows = self._db.rows(f"{_SELECT} WHERE ? IS NULL OR visit = ? ORDER BY id", (visit_id, visit_id))
+        rows = self._db.rows(
+            "SELECT t.id, t.visit, t.track, camera, model, first_s, last_s, quality, l.person_id, nobody, features "  # noqa: S608 - constants
+            f"FROM {_LABELLED} WHERE ? IS NULL OR t.visit = ? ORDER BY t.id",
+            (visit_id, visit_id),
+        )
         found = []
-        for row_id, visit, track, camera, model, first_s, last_s, quality, nobody, blob in rows:
+        for row_id, visit, track, camera, model, first_s, last_s, quality, person_id, nobody, blob in rows:
             data = self._readable(row_id, f"tracklets:{row_id}:features", blob)
             if data is not None:
                 seen = Tracklet(visit, track, camera, model, first_s, last_s, quality, unpack_floats(data))
-                found.append(StoredTracklet(row_id, seen, named.get((visit, track)), bool(nobody)))
+                found.append(StoredTracklet(row_id, seen, person_id, bool(nobody)))
         return found
 
     def is_nobody(self, tracklet_id: str) -> None:

@@ -15,7 +15,7 @@ from edgecam.config import StoreConfig
 from edgecam.daemon.control import ControlServer, Peer
 from edgecam.daemon.talk import PART, Uploads, ask
 from edgecam.errors import ConfigError, ControlError
-from edgecam.pipeline.operations import OPERATIONS, changes_people, execute
+from edgecam.pipeline.operations import OPERATIONS, changes_devices, changes_people, execute
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.wire import face_crop_of, floats_of, pack_array, pack_face_crop
 from edgecam.store import NotStoredError, Store, new_ulid
@@ -193,6 +193,8 @@ def test_wrong_requests_are_refused_in_words(store: Store) -> None:
     assert all(callable(operation) for operation in OPERATIONS.values())
     assert changes_people("faces.add")
     assert not changes_people("visits.list")
+    assert changes_devices("people.forget")
+    assert not changes_devices("devices.list")
 
 
 def test_the_latest_frame_wins_and_kept_ones_stay_in_order() -> None:
