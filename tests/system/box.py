@@ -160,6 +160,13 @@ class Box:
         self.close()
 
 
+def enrol(folder: Path, clip: Path, seconds: float) -> Path:
+    """Return a state folder in which Ann is enrolled from the first seconds of a clip."""
+    with Box(folder, "") as box:
+        box.run("enroll", "Ann Example", str(cut(clip, 0.0, seconds, folder / "ann.mp4")))
+    return box.state
+
+
 COMMAND = [sys.executable, "-m", "edgecam"]
 
 
@@ -322,4 +329,16 @@ def events(heard: List[Any], camera: str = "") -> List[Dict[str, Any]]:
     return [event for event in found if not camera or event["camera"] == camera]
 
 
-__all__ = ["COMMAND", "Box", "Door", "ServiceManager", "cut", "events", "frames_of", "signal", "until", "write_clip"]
+__all__ = [
+    "COMMAND",
+    "Box",
+    "Door",
+    "ServiceManager",
+    "cut",
+    "enrol",
+    "events",
+    "frames_of",
+    "signal",
+    "until",
+    "write_clip",
+]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from box import Box, Door, cut, events, until
+from box import Box, Door, enrol, events, until
 from broker import Broker, Listener, mosquitto
 
 pytestmark = [
@@ -48,10 +48,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory, data_dir: Path, models_dir: Path) -> Path:
-    folder = tmp_path_factory.mktemp("enrolled")
-    with Box(folder, "") as box:
-        box.run("enroll", "Ann Example", str(cut(data_dir / ANN, 0.0, 8.0, folder / "ann.mp4")))
-    return box.state
+    return enrol(tmp_path_factory.mktemp("enrolled"), data_dir / ANN, 8.0)
 
 
 def words(listener: Listener) -> List[Dict[str, Any]]:

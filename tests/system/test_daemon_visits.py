@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Set
 
 import numpy as np
 import pytest
-from box import Box, Door, cut, events, frames_of, until, write_clip
+from box import Box, Door, cut, enrol, events, frames_of, until, write_clip
 from broker import Broker, Listener, free_port, mosquitto
 from cameras import RtspCamera, rtsp_missing
 
@@ -59,12 +59,7 @@ def clips(data_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory, clips: Path, models_dir: Path) -> Path:
-    """A state folder in which Ann is enrolled from the first seconds of her clip."""
-    folder = tmp_path_factory.mktemp("enrolled")
-    with Box(folder, "") as box:
-        clip = cut(clips / ANN, 0.0, ENROLLED_S, folder / "ann.mp4")
-        box.run("enroll", "Ann Example", str(clip))
-    return box.state
+    return enrol(tmp_path_factory.mktemp("enrolled"), clips / ANN, ENROLLED_S)
 
 
 @pytest.fixture

@@ -148,12 +148,8 @@ def test_of_a_camera_only_the_newest_frame_waits() -> None:
     assert frames.dropped >= 40 - len(seen) - 1
 
 
-@pytest.mark.parametrize("hang_in", ["open", "read"])
-def test_stops_within_a_second_while_the_camera_hangs(hang_in: str) -> None:
-    source = Fake([1.0, "hang"])
-    if hang_in == "open":
-        source.open = lambda: (source.freed.wait(30.0), None)[1]  # type: ignore[method-assign]
-    frames = LiveFrames(lambda: source, "front", SystemClock(), 60.0)
+def read_all(frames: LiveFrames) -> threading.Event:
+    """Read in a thread; return what is set when there are no more."""
     ended = threading.Event()
 
     def loop() -> None:
@@ -162,6 +158,16 @@ def test_stops_within_a_second_while_the_camera_hangs(hang_in: str) -> None:
         ended.set()
 
     threading.Thread(target=loop, daemon=True).start()
+    return ended
+
+
+@pytest.mark.parametrize("hang_in", ["open", "read"])
+def test_stops_within_a_second_while_the_camera_hangs(hang_in: str) -> None:
+    source = Fake([1.0, "hang"])
+    if hang_in == "open":
+        source.open = lambda: (source.freed.wait(30.0), None)[1]  # type: ignore[method-assign]
+    frames = LiveFrames(lambda: source, "front", SystemClock(), 60.0)
+    ended = read_all(frames)
     time.sleep(0.3)
     began = time.monotonic()
     frames.stop()
@@ -177,14 +183,7 @@ def test_stops_within_a_second_while_waiting_for_the_next_attempt() -> None:
             return 60.0
 
     frames = LiveFrames(lambda: Fake([], refuse=SourceError("x")), "front", SystemClock(), 1.0, None, Slow())
-    ended = threading.Event()
-
-    def loop() -> None:
-        for _ in frames:
-            pass
-        ended.set()
-
-    threading.Thread(target=loop, daemon=True).start()
+    ended = read_all(frames)
     time.sleep(0.2)
     frames.stop()
     assert ended.wait(1.0)
