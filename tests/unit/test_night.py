@@ -141,6 +141,9 @@ def test_a_couple_whose_phones_always_come_together_is_asked_about(store: Store)
     # What the user said settles whose face is whose.
     again = house.night()
     assert all(not again.named[i] or again.found.labels[i, 2] == 1.0 for i in range(len(again.tracklets)))
+    settled = {tracklet for tracklet, named in zip(again.tracklets, again.named) if named}
+    assert settled
+    assert not settled & {proposal["tracklet"] for proposal in again.proposals()}
     with pytest.raises(NotStoredError, match="no open question"):
         house.ask("questions.answer", question=questions[0]["question"], name="Ben")
 
@@ -193,7 +196,9 @@ def test_a_phone_bound_to_two_people_says_nothing(store: Store) -> None:
     for _ in range(15):
         house.visit(0, phones=[0])
         house.visit(1, phones=[0])
-    assert house.night().proposals() == []
+    night = house.night()
+    assert night.proposals() == []
+    assert "no device was heard" in night.found.reason
 
 
 def test_faces_of_another_encoder_are_left_out(store: Store) -> None:
