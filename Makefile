@@ -19,11 +19,13 @@ export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models
+TRAIN := $(VENV)/.edgecam-train
 
-.PHONY: help setup models demo test check slow bench clean install uninstall insightface system-deps test39 constraints
+.PHONY: help setup train models demo test check slow bench clean install uninstall insightface system-deps test39 constraints
 
 help:
 	@echo "make setup      virtual environment, system packages (as root), models"
+	@echo "make train      also PyTorch, which the night's training needs (edgecam tune)"
 	@echo "make demo       the main job on real video, from camera to MQTT client"
 	@echo "make test       the tests, with coverage (ARGS='-k ...' narrows)"
 	@echo "make check      ruff, mypy, import-linter, codespell, constraints, systemd units"
@@ -45,6 +47,12 @@ $(VENV)/bin/python: | system-deps
 $(INSTALLED): pyproject.toml $(wildcard deploy/constraints/*.txt) | $(VENV)/bin/python
 	@constraints=$$(deploy/constraints-for $(BIN)/python); echo "setup: pip install with $$constraints" >&2; \
 	$(PIP) install --progress-bar off -c "$$constraints" -e '.[cpu,dev]' | sed -u -n 's/^\(Collecting\|Installing\|Successfully\)/  \1/p' >&2
+	@touch $@
+
+# PyTorch, for the night alone; where a build without CUDA is offered, it is taken.
+$(TRAIN): $(INSTALLED)
+	@constraints=$$(deploy/constraints-for $(BIN)/python); echo "setup: PyTorch (the night's training)" >&2; \
+	$(PIP) install --progress-bar off -c "$$constraints" -e '.[cpu,dev,train]' | sed -u -n 's/^\(Installing\|Successfully\)/  \1/p' >&2
 	@touch $@
 
 $(MODELS): models/manifest.toml $(INSTALLED)
@@ -69,7 +77,9 @@ bench: setup
 
 # --- check ----------------------------------------------------------------------------------------------------------
 
-test: setup
+train: $(TRAIN)
+
+test: setup $(TRAIN)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 check: $(INSTALLED)
@@ -82,7 +92,7 @@ check: $(INSTALLED)
 	$(BIN)/python deploy/check_constraints.py
 	@deploy/check-units
 
-slow: setup
+slow: setup $(TRAIN)
 	@deploy/slow $(BIN)
 
 test39:

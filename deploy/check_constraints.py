@@ -106,8 +106,8 @@ TARGETS = (
         python="3.11",
         machine="x86_64",
         glibc=(2, 35),
-        extras=("cpu", "dlib", "presence", "dev"),
-        bounds=("numpy==2.0.2", "pydantic==2.13.*"),
+        extras=("cpu", "dlib", "presence", "train", "dev"),
+        bounds=("numpy==2.0.2", "pydantic==2.13.*", "torch==2.13.0"),
         note=("numpy and pydantic: the newest whose stubs mypy 1.19.1 reads as Python 3.9.",),
     ),
     Target(
@@ -116,7 +116,7 @@ TARGETS = (
         python="3.9",
         machine="aarch64",
         glibc=(2, 27),
-        extras=("cpu", "dlib", "presence"),
+        extras=("cpu", "dlib", "presence", "train"),
         bounds=("numpy<2", "pydantic==2.13.*"),
         note=(
             "numpy < 2: NVIDIA's onnxruntime 1.11 was built against numpy 1.",
@@ -130,9 +130,10 @@ TARGETS = (
         python="3.10",
         machine="aarch64",
         glibc=(2, 35),
-        extras=("cpu", "dlib", "presence"),
-        bounds=("pydantic==2.13.*",),
+        extras=("cpu", "dlib", "presence", "train"),
+        bounds=("pydantic==2.13.*", "torch==2.5.1"),
         note=(
+            "torch 2.5.1: the newest for aarch64 without libraries of a server's GPU, which a Jetson cannot use.",
             *_NVIDIA,
             "NVIDIA: onnxruntime-gpu 1.23.0 cp310 aarch64 (JetPack 6); url: OWNER FILLS IN; sha256: OWNER FILLS IN",
         ),
@@ -229,8 +230,9 @@ def misfits(target: Target, report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def resolved(report: Mapping[str, Any]) -> Dict[str, str]:
-    """Return the pins that a report amounts to."""
-    return {canonicalize_name(i["metadata"]["name"]): i["metadata"]["version"] for i in report["install"]}
+    """Return the pins that a report amounts to; any build of a version will do (`torch 1.2.3+cpu`)."""
+    installed = [item["metadata"] for item in report["install"]]
+    return {canonicalize_name(one["name"]): one["version"].split("+")[0] for one in installed}
 
 
 def check_resolve(target: Target) -> List[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from edgecam.detect import Detector
 from edgecam.embed import Encoder
@@ -46,6 +46,11 @@ class EncodingInTurn:
         return self._encoder.version
 
     @property
+    def base(self) -> str:
+        """See `Encoder`."""
+        return self._encoder.base
+
+    @property
     def dim(self) -> int:
         """See `Encoder`."""
         return self._encoder.dim
@@ -59,6 +64,10 @@ class EncodingInTurn:
         """See `Encoder`."""
         with self._lock:
             return self._encoder.project(features)
+
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> EncodingInTurn:
+        """See `Encoder`."""
+        return EncodingInTurn(self._encoder.with_heads(heads, version), self._lock)
 
 
 def liveness_in_turn(nets: LivenessNets, lock: threading.Lock) -> LivenessNets:

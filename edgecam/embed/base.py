@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence
+from typing import Mapping, Protocol, Sequence
 
+from edgecam.errors import ModelError
+from edgecam.nn.session import Session
 from edgecam.types import Embeddings, FaceCrop, Floats
 
 
@@ -13,6 +15,11 @@ class Encoder(Protocol):
     @property
     def version(self) -> str:
         """Model version; changes whenever vectors stop being comparable."""
+        ...
+
+    @property
+    def base(self) -> str:
+        """Model version as installed, without what the night changed; features of one base are comparable."""
         ...
 
     @property
@@ -28,8 +35,31 @@ class Encoder(Protocol):
         """Return (N, D) float32 unit vectors of (N, K) trunk features."""
         ...
 
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> Encoder:
+        """Return this encoder, sharing its trunk, with tuned heads.
+
+        Args:
+            heads: ONNX files by model name: `facenet_head` (N, 1792) -> (N, 512), `sface_head` (N, 128) -> (N, 128).
+            version: of the result.
+
+        Raises:
+            ModelError: a head that this encoder needs is missing, or does not load.
+        """
+        ...
+
 
 def embed(encoder: Encoder, crops: Sequence[FaceCrop]) -> Embeddings:
     """Return the embeddings of these crops, in order."""
     features = encoder.features(crops)
     return Embeddings(encoder.project(features), features, encoder.version)
+
+
+def head_session(heads: Mapping[str, bytes], name: str) -> Session:
+    """Return the head of this name, ready to run.
+
+    Raises:
+        ModelError: it is missing or does not load.
+    """
+    if name not in heads:
+        raise ModelError(f"the tuned version lacks {name}: it was made for another encoder")
+    return Session.of_bytes(heads[name], name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
 from edgecam.align import facenet_input
+from edgecam.embed.base import head_session
 from edgecam.nn.session import Session
 from edgecam.types import FaceCrop, Floats
 
@@ -21,13 +22,15 @@ class FaceNet:
         trunk: `input` (N, 3, 160, 160) float32 RGB (x - 127.5) / 128 -> (N, 1792).
         head: (N, 1792) -> (N, 512) unit vectors.
         version: model version of trunk and head together.
+        base: that of trunk and installed head; `version` if None.
     """
 
     dim = 512
     width = 1792
 
-    def __init__(self, trunk: Session, head: Session, version: str) -> None:
+    def __init__(self, trunk: Session, head: Session, version: str, base: Optional[str] = None) -> None:
         self._trunk, self._head, self.version = trunk, head, version
+        self.base = base or version
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 1792), each >= 0."""
@@ -44,3 +47,7 @@ class FaceNet:
             return np.zeros((0, self.dim), np.float32)
         vectors: Floats = self._head.run({"features": np.ascontiguousarray(features, np.float32)})[0]
         return vectors
+
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> FaceNet:
+        """See `Encoder`."""
+        return FaceNet(self._trunk, head_session(heads, "facenet_head"), version, self.base)

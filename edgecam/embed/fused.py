@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -18,12 +18,16 @@ class Fused:
         second: the other encoder.
         first_width: K of the first encoder.
         share: weight of the first encoder's cosine, 0..1.
+        version: model version; None makes one of both.
     """
 
-    def __init__(self, first: Encoder, second: Encoder, first_width: int, share: float) -> None:
-        self._first, self._second, self._width = first, second, first_width
+    def __init__(
+        self, first: Encoder, second: Encoder, first_width: int, share: float, version: Optional[str] = None
+    ) -> None:
+        self._first, self._second, self._width, self._share = first, second, first_width, share
         self._scales = float(np.sqrt(share)), float(np.sqrt(1.0 - share))
-        self.version = f"{first.version}+{second.version}@{share:g}"
+        self.base = f"{first.base}+{second.base}@{share:g}"
+        self.version = version or self.base
         self.dim = first.dim + second.dim
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
@@ -36,3 +40,8 @@ class Fused:
         parts = [self._scales[0] * self._first.project(left), self._scales[1] * self._second.project(right)]
         joint: Floats = np.concatenate(parts, axis=1).astype(np.float32)
         return joint
+
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> Fused:
+        """See `Encoder`."""
+        both = self._first.with_heads(heads, version), self._second.with_heads(heads, version)
+        return Fused(*both, self._width, self._share, version)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
 from edgecam.align import arcface_input
 from edgecam.embed.sface import unit
+from edgecam.errors import ModelError
 from edgecam.nn.insightface_zoo import DIM, InsightFaceModel
 from edgecam.types import FaceCrop, Floats
 
@@ -26,7 +27,7 @@ class InsightFace:
 
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
         self._model = InsightFaceModel(path, providers)
-        self.version = self._model.version
+        self.version = self.base = self._model.version
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 512) unit vectors."""
@@ -37,3 +38,7 @@ class InsightFace:
     def project(self, features: Floats) -> Floats:
         """See `Encoder`."""
         return unit(features)
+
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> InsightFace:
+        """See `Encoder`; an encoder of the owner's own is not tuned."""
+        raise ModelError(f"{version} tunes {', '.join(heads)}, and {self.base} has no such head")

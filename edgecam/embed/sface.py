@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 
 from edgecam.align import arcface_input
+from edgecam.embed.base import head_session
 from edgecam.nn.session import Session
 from edgecam.types import FaceCrop, Floats
 
 
 class SFace:
-    """SFace; its features are its raw outputs, its head only normalises.
+    """SFace; its features are its raw outputs, its head as installed only normalises.
 
     Args:
         net: (N, 3, 112, 112) float32 RGB 0..255 -> (N, 128).
-        version: model version.
+        version: model version of net and head together.
+        head: (N, 128) -> (N, 128) unit vectors; None normalises.
+        base: version of the net as installed; `version` if None.
     """
 
     dim = 128
 
-    def __init__(self, net: Session, version: str) -> None:
-        self._net, self.version = net, version
+    def __init__(self, net: Session, version: str, head: Optional[Session] = None, base: Optional[str] = None) -> None:
+        self._net, self.version, self._head = net, version, head
+        self.base = base or version
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 128)."""
@@ -35,7 +39,13 @@ class SFace:
 
     def project(self, features: Floats) -> Floats:
         """See `Encoder`."""
-        return unit(features)
+        if self._head is None or not len(features):
+            return unit(features)
+        return self._head.run({"features": np.ascontiguousarray(features, np.float32)})[0]
+
+    def with_heads(self, heads: Mapping[str, bytes], version: str) -> SFace:
+        """See `Encoder`."""
+        return SFace(self._net, version, head_session(heads, "sface_head"), self.base)
 
 
 def unit(rows: Floats) -> Floats:

@@ -101,7 +101,22 @@ class Session:
         return cpu
 
     @classmethod
-    def _open(cls, path: Path, provider: Provider, threads: int, cache_dir: Path | None) -> Session:
+    def of_bytes(cls, data: bytes, name: str) -> Session:
+        """Return a small net of our own making, on the CPU.
+
+        Args:
+            data: the ONNX file's content.
+            name: for messages.
+
+        Raises:
+            ModelError: onnxruntime is missing or cannot load it.
+        """
+        return cls._open(Path(name), "cpu", 1, None, data)
+
+    @classmethod
+    def _open(
+        cls, path: Path, provider: Provider, threads: int, cache_dir: Path | None, data: bytes | None = None
+    ) -> Session:
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -121,7 +136,7 @@ class Session:
         elif provider == "cuda":
             chain = [(_ORT_NAMES["cuda"], arena), *chain]
         try:
-            session = ort.InferenceSession(str(path), options, providers=chain)
+            session = ort.InferenceSession(str(path) if data is None else data, options, providers=chain)
         except Exception as err:  # onnxruntime's classes differ between versions
             line = str(err).strip().splitlines()[0]
             raise ModelError(f"{path}: onnxruntime cannot load it: {line}") from err
