@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -19,7 +20,6 @@ from edgecam.nn.selftest import pattern, similarity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
