@@ -164,7 +164,7 @@ class AlertsConfig(Section):
     """The broker's CA (PEM); default: the system's."""
     username: Optional[str] = None
     password_file: Optional[Path] = None
-    """Read at start (a systemd credential); the secret is never in this file."""
+    """Read at start; a systemd credential of the same name (`broker-password`) goes before the file itself."""
     box: Slug = "edgecam"
     """Name of this box in the topics."""
     names: bool = True
@@ -191,6 +191,14 @@ class AlertsConfig(Section):
         if self.password_file is not None and not self.tls and self.host not in ("localhost", "127.0.0.1", "::1"):
             raise ValueError("password_file needs tls = true, except on localhost")
         return self
+
+    def secret_file(self) -> Optional[Path]:
+        """Return where the password is read from: what systemd was told to show us, else `password_file` itself."""
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder is None or self.password_file is None:
+            return self.password_file
+        credential = Path(folder) / self.password_file.name
+        return credential if credential.exists() else self.password_file
 
 
 class StoreConfig(Section):

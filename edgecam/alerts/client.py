@@ -640,14 +640,15 @@ def parse_pause(payload: bytes) -> Optional[Command]:
 
 
 def _read_password(config: AlertsConfig) -> Optional[str]:
-    if config.password_file is None:
+    secret = config.secret_file()
+    if secret is None:
         return None
     if config.username is None:
         raise ConfigError("alerts.password_file is given without alerts.username: give both")
     try:
-        return config.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        return secret.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"alerts.password_file {config.password_file}: {_why(err)}") from err
+        raise ConfigError(f"alerts.password_file {secret}: {_why(err)}") from err
 
 
 def _tls_context(config: AlertsConfig) -> Optional[ssl.SSLContext]:

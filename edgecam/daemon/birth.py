@@ -16,8 +16,9 @@ def birth_seen(config: AlertsConfig, within_s: float) -> bool:
     """Return whether a retained `online` of Home Assistant is on the broker; False also without a connection."""
     seen: List[bytes] = []
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"edgecam-{config.box[:30]}-birth")
-    if config.username is not None and config.password_file is not None:
-        client.username_pw_set(config.username, config.password_file.read_text(encoding="utf-8").rstrip("\r\n"))
+    secret = config.secret_file()
+    if config.username is not None and secret is not None:
+        client.username_pw_set(config.username, secret.read_text(encoding="utf-8").rstrip("\r\n"))
     if config.tls:
         client.tls_set_context(ssl.create_default_context(cafile=str(config.ca_file) if config.ca_file else None))
 

@@ -11,8 +11,17 @@ from edgecam.clock import Clock, SystemClock
 from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store.db import Database, Lock
-from edgecam.store.tracklets import Tracklets
-from edgecam.store.vault import Sealer, key_path, load_master_key, sync_folder
+from edgecam.store.vault import (
+    SERVICE_KEY,
+    SERVICE_STATE,
+    Sealer,
+    key_path,
+    load_master_key,
+    new_key,
+    sync_folder,
+    write_private,
+)
+from edgecam.store.versions import Versions
 
 DATABASE = "edgecam.db"
 LOCK = "lock"
@@ -21,11 +30,11 @@ _OUTBOX_MAX = 10_000
 _SQLITE_TAIL = ("-wal", "-shm", "-journal")
 
 
-class Store(Tracklets):
+class Store(Versions):
     """People, faces, settings, visits, decisions, outbox, audit; safe to use from several threads.
 
     See the classes it is made of: `People`, `Faces`, `Settings`, `Outbox`, `Visits`, `Erase`, `Backups`, `Devices`,
-    `Tracklets`.
+    `Tracklets`, `Versions`.
     """
 
     _file_lock: Optional[Lock] = None
@@ -128,20 +137,23 @@ class Store(Tracklets):
 def destroy(state: Path, wait_s: float = 1.0) -> None:
     """Delete the store of a state folder: first the key, so that what is left of the rest is noise.
 
-    A key outside of the folder is not touched: its owner must destroy it.
+    The service's key is overwritten with a new one; any other key outside of the folder is its owner's to destroy.
 
     Raises:
         StoreError: in use, or not deletable.
     """
     lock = Lock(state / LOCK, wait_s)
     try:
-        key = state / "master.key"
-        if key.exists():
+        keys = [state / "master.key", *([SERVICE_KEY] if state == SERVICE_STATE else [])]
+        for key in filter(os.path.exists, keys):
             with key.open("r+b") as file:
                 file.write(os.urandom(max(key.stat().st_size, 1)))
                 file.flush()
                 os.fsync(file.fileno())
-            key.unlink()
+            if key == SERVICE_KEY:
+                write_private(key, new_key())  # systemd starts the service only with one
+            else:
+                key.unlink()
         for tail in ("", *_SQLITE_TAIL):
             (state / (DATABASE + tail)).unlink(missing_ok=True)
     except OSError as err:

@@ -11,6 +11,8 @@ from typing import Mapping, Optional, Tuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from edgecam.errors import DamagedError, KeyMissingError, StoreError
 from edgecam.store.db import explain_os
@@ -19,13 +21,19 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 _CREDENTIAL = "edgecam.key"
 _OWN_KEY = "master.key"
+SERVICE_STATE, SERVICE_KEY = Path("/var/lib/edgecam"), Path("/etc/edgecam/edgecam.key")
+"""The service's key belongs to root; systemd shows it to the daemon, root's own commands read it there."""
 
 
 class Sealer:
     """Seals and opens blobs with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._aes = AESGCM(key)
+        self._key, self._aes = key, AESGCM(key)
+
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 bytes that only this key can make (HKDF, RFC 5869), for something else than sealing."""
+        return HKDF(SHA256(), KEY_BYTES, None, f"edgecam {purpose}".encode()).derive(self._key)
 
     def seal(self, place: str, data: bytes) -> bytes:
         """Return `data` encrypted and bound to `place` (`table:id:column`)."""
@@ -52,7 +60,7 @@ def new_key() -> bytes:
 def key_path(state: Path, environ: Optional[Mapping[str, str]] = None) -> Tuple[Path, bool]:
     """Return where the master key is read from, and whether it is the state folder's own (and may be created).
 
-    First a systemd credential, then EDGECAM_KEY_FILE, then the state folder.
+    First a systemd credential, then EDGECAM_KEY_FILE, for the service's state root's file, then the state folder.
     """
     environ = os.environ if environ is None else environ
     if folder := environ.get("CREDENTIALS_DIRECTORY"):
@@ -61,6 +69,8 @@ def key_path(state: Path, environ: Optional[Mapping[str, str]] = None) -> Tuple[
             return credential, False
     if named := environ.get("EDGECAM_KEY_FILE"):
         return Path(named), False
+    if state == SERVICE_STATE and os.path.exists(SERVICE_KEY):
+        return SERVICE_KEY, False
     return state / _OWN_KEY, True
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecam.config import load_config
+from edgecam.config import AlertsConfig, load_config
 from edgecam.errors import ConfigError
 
 
@@ -32,3 +32,18 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path, text: str, tol
 def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; --config wants the file itself$"):
         load_config(tmp_path)
+
+
+def test_a_credential_goes_before_the_password_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts = AlertsConfig(host="localhost", username="u", password_file=tmp_path / "broker-password")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert alerts.secret_file() == alerts.password_file
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(shown))
+    assert alerts.secret_file() == alerts.password_file
+    (shown / "broker-password").write_text("x")
+    assert alerts.secret_file() == shown / "broker-password"
+    assert AlertsConfig().secret_file() is None

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Callable, Dict, Iterator, List, Set
 
 import pytest
 from packaging.requirements import Requirement
@@ -252,14 +252,27 @@ def test_unit_is_verified_where_systemd_is() -> None:
     ],
 )
 def test_a_directive_too_new_for_the_base_unit_is_found(tmp_path: Path, line: str, said: str) -> None:
-    for folder in ("deploy", "systemd"):
-        (tmp_path / folder).mkdir()
-    shutil.copy(ROOT / "deploy/check-units", tmp_path / "deploy")
-    text = UNIT.read_text(encoding="utf-8").replace("[Install]", f"{line}\n[Install]")
-    (tmp_path / "systemd/edgecam.service").write_text(text, encoding="utf-8")
-    done = run(tmp_path / "deploy/check-units")
+    done = check_units(tmp_path, lambda text: text.replace("[Install]", f"{line}\n[Install]"))
     assert done.returncode == 1
     assert said in done.stderr
+
+
+def check_units(folder: Path, change: Callable[[str], str]) -> subprocess.CompletedProcess[str]:
+    """Run check-units on a copy with another edgecam.service."""
+    (folder / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/check-units", folder / "deploy")
+    shutil.copytree(ROOT / "systemd", folder / "systemd")
+    (folder / "systemd/edgecam.service").write_text(change(UNIT.read_text(encoding="utf-8")), encoding="utf-8")
+    return run(folder / "deploy/check-units")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("line", ["NoNewPrivileges=yes", "IPAddressDeny=any", "ProtectSystem=strict"])
+def test_a_unit_that_promises_less_is_found(tmp_path: Path, line: str) -> None:
+    assert line in set(directives())
+    done = check_units(tmp_path, lambda text: text.replace(f"\n{line}\n", "\n"))
+    assert done.returncode == 1
+    assert "edgecam.service: exposure above the ceiling" in done.stderr
 
 
 # --- examples, scripts ------------------------------------------------------------------------------------------------
@@ -330,7 +343,7 @@ def test_install_then_uninstall_leaves_only_configuration_and_state(tmp_path: Pa
     done = run(ROOT / "deploy/uninstall", **env)
     assert done.returncode == 0, done.stderr
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir())
-    assert left == ["etc/edgecam/edgecam.toml"]
+    assert left == ["etc/edgecam/broker-password", "etc/edgecam/edgecam.key", "etc/edgecam/edgecam.toml"]
 
 
 def test_a_skip_is_a_failure_where_nothing_may_be_missing(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Dict
 import pytest
 from test_store_samples import all_bytes, crop
 
+from edgecam.config import StoreConfig
 from edgecam.errors import KeyMissingError, StoreError
-from edgecam.store import Store, destroy
+from edgecam.store import Store, destroy, vault
+from edgecam.store import store as store_module
 from edgecam.store.vault import Sealer, key_path, load_master_key, new_key, write_private
 
 
@@ -58,6 +60,35 @@ def test_credential_wins_over_variable_wins_over_state(tmp_path: Path) -> None:
     (credentials / "edgecam.key").unlink()
     assert key_path(state, both) == (Path("/a/key"), False)
     assert key_path(state, {}) == (state / "master.key", True)
+
+
+def test_the_services_key_is_roots_and_for_the_services_state_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, key = tmp_path / "state", tmp_path / "etc.key"
+    monkeypatch.setattr(vault, "SERVICE_STATE", state)
+    monkeypatch.setattr(vault, "SERVICE_KEY", key)
+    assert key_path(state, {}) == (state / "master.key", True)
+    key.write_bytes(new_key())
+    assert key_path(state, {}) == (key, False)
+    assert key_path(state, {"EDGECAM_KEY_FILE": "/a/key"}) == (Path("/a/key"), False)
+    assert key_path(tmp_path / "other", {}) == (tmp_path / "other/master.key", True)
+
+
+def test_erasing_the_services_state_makes_roots_key_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, key = tmp_path / "state", tmp_path / "etc.key"
+    for module in (vault, store_module):
+        monkeypatch.setattr(module, "SERVICE_STATE", state)
+        monkeypatch.setattr(module, "SERVICE_KEY", key)
+    before = new_key()
+    key.write_text(before.hex())
+    Store.open(state, StoreConfig()).close()
+    assert not (state / "master.key").exists()
+    destroy(state)
+    after = key.read_bytes()
+    assert len(after) == 32
+    assert after != before
+    Store.open(state, StoreConfig()).close()  # begins anew with it
 
 
 def test_the_state_folders_key_is_made_once_and_private(tmp_path: Path) -> None:
