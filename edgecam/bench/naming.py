@@ -6,7 +6,7 @@ of a visit advances by the measured time, frames that come meanwhile are dropped
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -18,8 +18,7 @@ from edgecam.bench.scene import FPS, Clip, Scene, Visitor
 from edgecam.capture.motion import MotionGate
 from edgecam.capture.preroll import PreRoll
 from edgecam.clock import SystemClock
-from edgecam.liveness import LivenessNets
-from edgecam.pipeline.camera import CameraPath, Said
+from edgecam.pipeline.camera import CameraPath, Said, Stages
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.visits import VisitBook
 from edgecam.types import Floats, Frame, Image, Phase
@@ -133,7 +132,7 @@ class _Door:
         self._ring = PreRoll(lab.config.motion.pre_roll_s)
         self._slot: Slot[Tuple[Frame, Optional[Floats], bool]] = Slot()
         # The anti-spoof nets tell somebody composed into a door as what they are, a picture.
-        stages = replace(lab.stages, liveness=LivenessNets())
+        stages = Stages(lab.stages.detector, *lab.stages.now)
         self._path = CameraPath("bench", lab.camera, lab.config, stages, VisitBook(), SystemClock(), self._said.append)
 
     def play(self, frames: List[Frame], first_face_s: float, subject: str) -> Visit:

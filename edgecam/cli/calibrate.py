@@ -39,7 +39,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         "local_fpir_ci95": found.local_fpir,
         "radius": radius,
         "nearest_pair": None if pair is None else [known.name(pair[0]), known.name(pair[1]), round(pair[2], 4)],
-        "model": eyes.encoder.version,
+        "model": known.encoder.version,
     }
     if args.json:
         emit(record)

@@ -42,7 +42,7 @@ def _enroll(args: argparse.Namespace) -> int:
     from edgecam.pipeline import enrol
 
     with backend(args, create=True) as store:
-        known = know(store.stream, eyes)
+        known = know(store.stream, eyes, installed=True)
     if args.camera is not None:
         report = _guided(args, config, eyes)
     else:

@@ -36,7 +36,7 @@ def _identify(args: argparse.Namespace) -> int:
     for path in files:
         try:
             faces = find_faces(
-                read_photo(path), eyes.detector, eyes.encoder, eyes.factory.recognizability, config.quality
+                read_photo(path), eyes.detector, known.encoder, eyes.factory.recognizability, config.quality
             )
         except InputError as err:
             failed += 1

@@ -62,7 +62,7 @@ def _selftest(args: argparse.Namespace) -> int:
     asked = {species: n for species, n in asked.items() if n}
     with backend(args, create=True) as store:
         known = know(store.stream, eyes)
-    stages = Stages(eyes.detector, eyes.encoder, known.identifier, eyes.liveness)
+    stages = Stages(eyes.detector, known.encoder, known.identifier, eyes.liveness)
     code = 0
     if args.recordings is not None:
         if not args.species:

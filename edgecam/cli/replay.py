@@ -60,7 +60,7 @@ def _replay(args: argparse.Namespace) -> int:
             )
 
     started = time.perf_counter()
-    stages = Stages(eyes.detector, eyes.encoder, known.identifier, eyes.liveness)
+    stages = Stages(eyes.detector, known.encoder, known.identifier, eyes.liveness)
     counts = replay(
         CameraConfig(url=str(args.video)), config, stages, SystemClock(), tell, paced=not args.fast, prompt=ask
     )
@@ -73,7 +73,7 @@ def _replay(args: argparse.Namespace) -> int:
         "took_s": round(took, 3),
         "visits": counts.visits,
         "decisions": dict(verdicts),
-        "model": eyes.encoder.version,
+        "model": known.encoder.version,
     }
     if args.json:
         emit(summary)

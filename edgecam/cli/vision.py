@@ -26,6 +26,7 @@ class Eyes(NamedTuple):
 
     detector: Detector
     encoder: Encoder
+    """As installed."""
     factory: IdentifierFactory
     liveness: LivenessNets
 
@@ -52,6 +53,8 @@ def open_eyes(config: Config) -> Eyes:
 class Known(NamedTuple):
     """The household, ready to be compared with."""
 
+    encoder: Encoder
+    """With the head in service."""
     identifier: Identifier
     names: dict[str, str]
     """Person id to name."""
@@ -61,9 +64,10 @@ class Known(NamedTuple):
         return None if person_id is None else self.names.get(person_id, person_id)
 
 
-def know(ask: Ask, eyes: Eyes) -> Known:
-    """Load the household and calibrate for it."""
-    from edgecam.pipeline.household import load_household, local_strangers
+def know(ask: Ask, eyes: Eyes, *, installed: bool = False) -> Known:
+    """Load the household and calibrate for it, by the head in service or by the installed one."""
+    from edgecam.pipeline.household import in_service, load_household, local_strangers
 
-    household, names = load_household(ask, eyes.encoder)
-    return Known(eyes.factory.make(household, local_strangers(ask, eyes.encoder)), names)
+    encoder = eyes.encoder if installed else in_service(ask, eyes.encoder)
+    household, names = load_household(ask, encoder)
+    return Known(encoder, eyes.factory.make(household, local_strangers(ask, encoder), encoder), names)

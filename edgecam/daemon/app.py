@@ -493,7 +493,7 @@ class Daemon:
             self._presence.start()
         self._pause.set_schedule(new.pause)
         if new.identify != old.identify:
-            self._gallery.set_factory(IdentifierFactory(self._shared.stages.encoder, new.embed, new.identify))
+            self._gallery.set_factory(IdentifierFactory(self._shared.stages.encoder.installed, new.embed, new.identify))
         for camera in new.cameras:
             if camera not in self._eyes:
                 self._open_eye(camera)

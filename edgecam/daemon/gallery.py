@@ -1,4 +1,4 @@
-"""Whom the cameras know: the identifier, made anew whenever people change, and vectors made anew for a new encoder."""
+"""Whom the cameras know, and by which head: made anew whenever people or the head in service change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator
 
 from edgecam.pipeline.build import IdentifierFactory
 from edgecam.pipeline.camera import Stages
-from edgecam.pipeline.household import load_household, local_strangers, reembed
+from edgecam.pipeline.household import in_service, load_household, local_strangers, reembed
 from edgecam.pipeline.operations import execute
 from edgecam.store import Store
 
@@ -16,11 +16,11 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class LiveGallery:
-    """Keeps `stages.identifier` equal to what the store says; cameras see each new one with their next face.
+    """Keeps encoder and identifier equal to what the store says; cameras see each new pair with their next face.
 
     Args:
-        store: the people.
-        stages: whose identifier is replaced.
+        store: the people, and the heads.
+        stages: whose encoder and identifier are replaced, as one.
         factory: makes identifiers.
     """
 
@@ -48,16 +48,17 @@ class LiveGallery:
         with self._lock:
             if self._store.generation() == self._generation:
                 return False
-            encoder = self._stages.encoder
+            encoder = in_service(self._ask, self._stages.encoder)
             missing = len(self._store.missing(encoder.version))
             if missing:
                 _LOGGER.info("%d enrolled faces are embedded for %s", missing, encoder.version)
             reembed(self._ask, encoder)
             generation = self._store.generation()  # what changes while the gallery is read has a higher number
             household, names = load_household(self._ask, encoder)
-            self._stages.identifier = self._factory.make(household, local_strangers(self._ask, encoder))
+            identifier = self._factory.make(household, local_strangers(self._ask, encoder), encoder)
+            self._stages.now = (encoder, identifier)
             self._generation = generation
-            _LOGGER.info("people: %d known, generation %d", len(names), generation)
+            _LOGGER.info("people: %d known, generation %d, model %s", len(names), generation, encoder.version)
             return True
 
     def _ask(self, op: str, **params: Any) -> Iterator[Dict[str, Any]]:

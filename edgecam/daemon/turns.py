@@ -46,6 +46,11 @@ class EncodingInTurn:
         return self._encoder.version
 
     @property
+    def installed(self) -> EncodingInTurn:
+        """See `Encoder`."""
+        return EncodingInTurn(self._encoder.installed, self._lock)
+
+    @property
     def base(self) -> str:
         """See `Encoder`."""
         return self._encoder.base

@@ -7,7 +7,7 @@ from typing import Sequence
 from typing_extensions import assert_never
 
 from edgecam.config import EmbedConfig
-from edgecam.embed.base import Encoder, embed
+from edgecam.embed.base import Encoder, as_installed, embed
 from edgecam.embed.facenet import FaceNet
 from edgecam.embed.fused import Fused
 from edgecam.embed.insightface import InsightFace
@@ -16,7 +16,7 @@ from edgecam.errors import ConfigError
 from edgecam.nn.registry import ModelRegistry
 from edgecam.nn.session import Provider, Session, engine_folder
 
-__all__ = ["FACENET_SHARE", "Encoder", "FaceNet", "SFace", "embed", "make"]
+__all__ = ["FACENET_SHARE", "Encoder", "FaceNet", "SFace", "as_installed", "embed", "make"]
 
 FACENET_SHARE = 0.2
 """Weight of FaceNet's cosine in the fused score; chosen on people who take no part in the reported test."""

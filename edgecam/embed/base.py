@@ -18,8 +18,13 @@ class Encoder(Protocol):
         ...
 
     @property
+    def installed(self) -> Encoder:
+        """This encoder without what the night changed; itself if nothing was."""
+        ...
+
+    @property
     def base(self) -> str:
-        """Model version as installed, without what the night changed; features of one base are comparable."""
+        """Version of the installed encoder; features of one base are comparable, whatever the head."""
         ...
 
     @property
@@ -52,6 +57,13 @@ def embed(encoder: Encoder, crops: Sequence[FaceCrop]) -> Embeddings:
     """Return the embeddings of these crops, in order."""
     features = encoder.features(crops)
     return Embeddings(encoder.project(features), features, encoder.version)
+
+
+def as_installed(encoder: Encoder, embeddings: Embeddings) -> Floats:
+    """Return (N, D) the same faces' vectors by the installed head, by which their quality is rated."""
+    if encoder.version == encoder.base:
+        return embeddings.vectors
+    return encoder.installed.project(embeddings.features)
 
 
 def head_session(heads: Mapping[str, bytes], name: str) -> Session:

@@ -22,15 +22,16 @@ class FaceNet:
         trunk: `input` (N, 3, 160, 160) float32 RGB (x - 127.5) / 128 -> (N, 1792).
         head: (N, 1792) -> (N, 512) unit vectors.
         version: model version of trunk and head together.
-        base: that of trunk and installed head; `version` if None.
+        installed: the encoder whose trunk this is, if the head is another.
     """
 
     dim = 512
     width = 1792
 
-    def __init__(self, trunk: Session, head: Session, version: str, base: Optional[str] = None) -> None:
+    def __init__(self, trunk: Session, head: Session, version: str, installed: Optional[FaceNet] = None) -> None:
         self._trunk, self._head, self.version = trunk, head, version
-        self.base = base or version
+        self.installed: FaceNet = installed or self
+        self.base = self.installed.version
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 1792), each >= 0."""
@@ -50,4 +51,4 @@ class FaceNet:
 
     def with_heads(self, heads: Mapping[str, bytes], version: str) -> FaceNet:
         """See `Encoder`."""
-        return FaceNet(self._trunk, head_session(heads, "facenet_head"), version, self.base)
+        return FaceNet(self._trunk, head_session(heads, "facenet_head"), version, self.installed)

@@ -28,6 +28,8 @@ class Fused:
         self._scales = float(np.sqrt(share)), float(np.sqrt(1.0 - share))
         self.base = f"{first.base}+{second.base}@{share:g}"
         self.version = version or self.base
+        tuned = version is not None
+        self.installed: Fused = Fused(first.installed, second.installed, first_width, share) if tuned else self
         self.dim = first.dim + second.dim
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:

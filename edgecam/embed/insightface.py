@@ -28,6 +28,7 @@ class InsightFace:
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
         self._model = InsightFaceModel(path, providers)
         self.version = self.base = self._model.version
+        self.installed: InsightFace = self
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 512) unit vectors."""

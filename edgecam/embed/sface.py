@@ -19,14 +19,17 @@ class SFace:
         net: (N, 3, 112, 112) float32 RGB 0..255 -> (N, 128).
         version: model version of net and head together.
         head: (N, 128) -> (N, 128) unit vectors; None normalises.
-        base: version of the net as installed; `version` if None.
+        installed: the encoder whose net this is, if there is a head.
     """
 
     dim = 128
 
-    def __init__(self, net: Session, version: str, head: Optional[Session] = None, base: Optional[str] = None) -> None:
+    def __init__(
+        self, net: Session, version: str, head: Optional[Session] = None, installed: Optional[SFace] = None
+    ) -> None:
         self._net, self.version, self._head = net, version, head
-        self.base = base or version
+        self.installed: SFace = installed or self
+        self.base = self.installed.version
 
     def features(self, crops: Sequence[FaceCrop]) -> Floats:
         """See `Encoder`: (N, 128)."""
@@ -45,7 +48,7 @@ class SFace:
 
     def with_heads(self, heads: Mapping[str, bytes], version: str) -> SFace:
         """See `Encoder`."""
-        return SFace(self._net, version, head_session(heads, "sface_head"), self.base)
+        return SFace(self._net, version, head_session(heads, "sface_head"), self.installed)
 
 
 def unit(rows: Floats) -> Floats:

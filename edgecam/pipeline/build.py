@@ -77,9 +77,18 @@ class IdentifierFactory:
     def __init__(self, encoder: Encoder, embed: EmbedConfig, identify: IdentifyConfig) -> None:
         self._encoder, self._config = encoder, identify
         self._strangers = strangers_of(embed)
-        self.recognizability = Recognizability(encoder.project(self._strangers.ruin())[0])
+        self.recognizability = Recognizability(encoder.installed.project(self._strangers.ruin())[0])
 
-    def make(self, household: Household, local: Optional[Floats] = None) -> Identifier:
-        """Return the identifier of this household; see `Identifier`."""
-        draws = (self._encoder.project(self._strangers.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK))
+    def make(
+        self, household: Household, local: Optional[Floats] = None, encoder: Optional[Encoder] = None
+    ) -> Identifier:
+        """Return the identifier of this household; see `Identifier`.
+
+        Args:
+            household: in the vectors of `encoder`.
+            local: strangers seen here, likewise.
+            encoder: the one in service, if its head is tuned.
+        """
+        head = encoder or self._encoder
+        draws = (head.project(self._strangers.draw(_CHUNK, seed)) for seed in range(_DRAWS // _CHUNK))
         return Identifier(household, draws, self._config, self.recognizability, local)

@@ -8,7 +8,9 @@ from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Se
 import numpy as np
 
 from edgecam.embed import Encoder, embed
+from edgecam.errors import ModelError
 from edgecam.identify import Household
+from edgecam.pipeline.versions import heads_of
 from edgecam.pipeline.wire import face_crop_of, floats_of, pack_array
 from edgecam.types import Floats
 
@@ -53,8 +55,43 @@ def _some(ids: Collection[str]) -> str:
     return ", ".join(first) + (f" and {len(ids) - len(first)} more" if len(ids) > len(first) else "")
 
 
+def in_service(ask: Ask, encoder: Encoder) -> Encoder:
+    """Return the encoder with the head in service, as the store says; itself if that is so already.
+
+    A head that does not load is left out, and told of: the installed one serves.
+    """
+    record = next(iter(ask("versions.heads", base=encoder.base)))
+    if record["model"] == encoder.version:
+        return encoder
+    if not record["heads"]:
+        return encoder.installed
+    try:
+        return encoder.installed.with_heads(heads_of(record["heads"]), record["model"])
+    except ModelError as err:
+        _LOGGER.warning("version %s of the head does not load (%s): the installed head serves", record["version"], err)
+        return encoder.installed
+
+
 def reembed(ask: Ask, encoder: Encoder) -> Set[str]:
-    """Make the vectors that faces lack for this encoder, from their stored crops; return whose crops are damaged."""
+    """Make the vectors that faces lack for this encoder; return whose crops are damaged.
+
+    The installed encoder's are made from the stored crops, a tuned head's from what the installed one keeps.
+    """
+    lost = _embed_crops(ask, encoder.installed)
+    if encoder.version == encoder.base:
+        return lost
+    wanted = {face for record in ask("gallery", model=encoder.version) for face in record.get("missing", ())}
+    made: List[Dict[str, Any]] = []
+    for record in ask("faces.features", model=encoder.base) if wanted else ():
+        if record["face_id"] in wanted:
+            vector = encoder.project(floats_of(record["features"], "features")[None])[0]
+            made.append({"face_id": record["face_id"], "vector": pack_array(vector)})
+    if made:
+        list(ask("faces.put_vectors", model=encoder.version, vectors=made))
+    return lost
+
+
+def _embed_crops(ask: Ask, encoder: Encoder) -> Set[str]:
     lost: Set[str] = set()
     missing = [face for record in ask("gallery", model=encoder.version) for face in record.get("missing", ())]
     for start in range(0, len(missing), _BATCH):
@@ -74,7 +111,7 @@ def reembed(ask: Ask, encoder: Encoder) -> Set[str]:
 
 def local_strangers(ask: Ask, encoder: Encoder) -> Optional[Floats]:
     """Return (L, D) vectors of the strangers kept here by the owner's choice; None if there are none."""
-    record = next(iter(ask("strangers", model=encoder.version)), None)
+    record = next(iter(ask("strangers", model=encoder.base)), None)
     if record is None or not record["count"]:
         return None
     return encoder.project(floats_of(record["features"], "features", record["dim"]).astype(np.float32))

@@ -17,6 +17,7 @@ from edgecam.pipeline.devices import OPERATIONS as DEVICE_OPERATIONS
 from edgecam.pipeline.devices import sighting_records
 from edgecam.pipeline.tracklets import OPERATIONS as TRACKLET_OPERATIONS
 from edgecam.pipeline.tracklets import proposal_records
+from edgecam.pipeline.versions import OPERATIONS as VERSION_OPERATIONS
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -120,8 +121,8 @@ def execute(store: Store, request: Request, actor: str = "", clock: Optional[Clo
 
 
 def changes_people(op: str) -> bool:
-    """Whether an operation may change whom the box knows (the identifier must be rebuilt)."""
-    return op.startswith(("people.", "faces.")) or op in ("visits.name", "restore", "settings.put")
+    """Whether an operation may change whom the box knows, or by which head (the identifier must be rebuilt)."""
+    return op.startswith(("people.", "faces.", "versions.")) or op in ("visits.name", "restore", "settings.put")
 
 
 def changes_devices(op: str) -> bool:
@@ -196,6 +197,13 @@ def _faces_crops(call: Call) -> Iterator[Record]:
             yield {"face_id": face_id, **pack_face_crop(call.store.crop(str(face_id)))}
         except DamagedError:
             yield {"face_id": face_id, "damaged": True}
+
+
+def _faces_features(call: Call) -> Iterator[Record]:
+    """What the head is given for each face, one line a face; faces without it, or with damaged ones, are left out."""
+    features = call.store.features(call.text("model"))
+    for face_id, person_id, row in zip(features.face_ids, features.person_ids, features.vectors):
+        yield {"face_id": face_id, "person_id": person_id, "features": pack_array(row)}
 
 
 def _faces_put_vectors(call: Call) -> Iterator[Record]:
@@ -378,6 +386,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "people.forget": _people_forget,
     "faces.add": _faces_add,
     "faces.crops": _faces_crops,
+    "faces.features": _faces_features,
     "faces.put_vectors": _faces_put_vectors,
     "faces.remove": _faces_remove,
     "gallery": _gallery,
@@ -386,6 +395,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "strangers": _strangers,
     **DEVICE_OPERATIONS,
     **TRACKLET_OPERATIONS,
+    **VERSION_OPERATIONS,
     "visits.list": _visits_list,
     "visits.show": _visits_show,
     "visits.picture": _visits_picture,

@@ -11,7 +11,7 @@ import numpy as np
 from edgecam import align, quality
 from edgecam.config import QualityConfig
 from edgecam.detect import Detector
-from edgecam.embed import Encoder, embed
+from edgecam.embed import Encoder, as_installed, embed
 from edgecam.identify import Recognizability
 from edgecam.types import FaceCrop, Faces, Floats, Image, Quality
 
@@ -45,10 +45,12 @@ def find_faces(
     order = np.argsort(-faces.boxes[:, 2] * faces.boxes[:, 3], kind="stable")
     crops = [align.make_crop(image, faces.boxes[i], faces.landmarks[i]) for i in order]
     rated = [(i, c, quality.assess(c, config)) for i, c in zip(order, crops)]
-    vectors = embed(encoder, [c for _, c, _ in rated])
+    made = embed(encoder, [c for _, c, _ in rated])
     return [
-        StillFace(faces.boxes[i], crop, recognizability.rate(q, vector), vector, features)
-        for (i, crop, q), vector, features in zip(rated, vectors.vectors, vectors.features)
+        StillFace(faces.boxes[i], crop, recognizability.rate(q, plain), vector, features)
+        for (i, crop, q), vector, features, plain in zip(
+            rated, made.vectors, made.features, as_installed(encoder, made)
+        )
     ]
 
 

@@ -21,10 +21,12 @@ from edgecam.store.records import (
 )
 from edgecam.store.store import Store, destroy
 from edgecam.store.ulid import new_ulid
+from edgecam.store.versions import INSTALLED, Version
 
 __all__ = [
     "BACKUP_NOTE",
     "FORGOTTEN",
+    "INSTALLED",
     "AuditRow",
     "Damage",
     "FaceRecord",
@@ -39,6 +41,7 @@ __all__ = [
     "Restored",
     "Store",
     "StoredTracklet",
+    "Version",
     "Visit",
     "clean_name",
     "destroy",

@@ -21,6 +21,8 @@ _SEALED: Tuple[Tuple[str, str, str, str], ...] = (
     ("pictures", "crop", "id", "visit"),
     ("devices", "body", "id", "person_id"),
     ("tracklets", "features", "id", "id"),
+    ("versions", "record", "id", "id"),
+    ("heads", "data", "version || '/' || name", "version"),
     ("outbox", "payload", "id", "NULL"),
     ("settings", "value", "key", "NULL"),
     ("strangers", "features", "id", "NULL"),

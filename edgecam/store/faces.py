@@ -10,6 +10,7 @@ from edgecam.errors import ShapeError
 from edgecam.store.base import caller
 from edgecam.store.people import People
 from edgecam.store.records import (
+    DAMAGED,
     FaceRecord,
     Gallery,
     NotStoredError,
@@ -78,7 +79,7 @@ class Faces(People):
             FaceRecord(
                 face_id,
                 owner,
-                self._text(owner, f"faces:{face_id}:source", source, otherwise="(damaged)"),
+                self._text(owner, f"faces:{face_id}:source", source, otherwise=DAMAGED),
                 quality,
                 bool(infrared),
                 yaw,
@@ -114,7 +115,8 @@ class Faces(People):
 
         Args:
             model: version of the encoder; earlier vectors of it are replaced.
-            vectors: face id -> ((D,) float32 unit vector, (K,) float32 features).
+            vectors: face id -> ((D,) float32 unit vector, (K,) float32 features; K = 0 where the head is tuned:
+                features belong to the installed encoder).
         """
         with self.transaction():
             for face_id, (vector, features) in vectors.items():
@@ -173,10 +175,11 @@ class Faces(People):
             "INSERT INTO vectors VALUES (?, ?, ?)",
             (face_id, model, key.seal(f"vectors:{place}:vector", pack_floats(vector))),
         )
-        self._db.run(
-            "INSERT INTO features VALUES (?, ?, ?)",
-            (face_id, model, key.seal(f"features:{place}:features", pack_floats(features))),
-        )
+        if len(features):
+            self._db.run(
+                "INSERT INTO features VALUES (?, ?, ?)",
+                (face_id, model, key.seal(f"features:{place}:features", pack_floats(features))),
+            )
 
     def _crop_bytes(self, face_id: str) -> bytes:
         rows = self._db.rows("SELECT person_id, crop FROM faces JOIN crops ON face_id = id WHERE id = ?", (face_id,))

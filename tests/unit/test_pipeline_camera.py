@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 import cv2
 import numpy as np
@@ -12,7 +12,9 @@ import pytest
 from edgecam.capture.base import make_source
 from edgecam.clock import SystemClock
 from edgecam.config import CameraConfig, Config
+from edgecam.errors import ModelError
 from edgecam.identify import Household, Identifier
+from edgecam.nn.convert.builder import Builder
 from edgecam.nn.registry import ModelRegistry
 from edgecam.pipeline.build import IdentifierFactory, make_stages
 from edgecam.pipeline.camera import CameraPath, Said, Stages
@@ -164,3 +166,40 @@ def test_whoever_was_named_gets_a_last_word_however_short_the_visit(rig: Rig, fa
     assert [s.decision.phase for s in said if s.decision.phase is Phase.NAMED] == [Phase.NAMED]
     assert said[-1].decision.phase is not Phase.NAMED
     assert said[-1].decision.track == 1
+
+
+def turned(registry: ModelRegistry) -> Dict[str, bytes]:
+    """Return heads whose vectors are as good as the installed ones', but strangers to them: SFace's are rotated."""
+    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(128, 128)))[0].astype(np.float32)
+    net = Builder()
+    net.node("MatMul", ["features", net.constant("rotation", rotation)], "raw")
+    net.node("LpNormalization", ["raw"], "embeddings", axis=1, p=2)
+    model = net.model("turned", {"features": ("n", 128)}, {"embeddings": ("n", 128)})
+    return {"facenet_head": registry.path("facenet_head").read_bytes(), "sface_head": model.SerializeToString()}
+
+
+def test_a_head_taken_over_in_mid_visit_loses_nobody(rig: Rig, family: Identifier, registry: ModelRegistry) -> None:
+    tuned = rig.encoder.with_heads(turned(registry), "night")
+    assert (tuned.version, tuned.base, tuned.installed.version) == ("night", rig.encoder.version, rig.encoder.version)
+    rows = [
+        (person, tuned.project(face.features[None])[0], False)
+        for person, clip in (("lestari", "lestari_real.mp4"), ("wolf", "wolf_real.mp4"))
+        for frame in rig.frames(clip, until_s=1.0)
+        for face in find_faces(frame.image, rig.detector, rig.encoder, rig.factory.recognizability, CONFIG.quality)[:1]
+    ]
+    after = rig.factory.make(Household.of(rows), encoder=tuned)
+    said: List[Said] = []
+    stages = Stages(rig.detector, rig.encoder, family)
+    path = CameraPath("front", CameraConfig(url="none"), CONFIG, stages, VisitBook(), SystemClock(), said.append)
+    for i, frame in enumerate(rig.frames("lestari_real.mp4", until_s=2.0)):
+        path.perceive(frame, None)
+        if i == 8:
+            stages.now = (tuned, after)
+    path.close()
+    assert [(s.decision.phase, s.decision.person_id, s.decision.model) for s in said] == [
+        (Phase.NAMED, "lestari", rig.encoder.version),
+        (Phase.FINAL, "lestari", "night"),
+    ]
+    assert said[-1].decision.similarity > family.calibration.threshold
+    with pytest.raises(ModelError, match="lacks facenet_head"):
+        rig.encoder.with_heads({}, "night")

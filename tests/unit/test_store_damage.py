@@ -75,6 +75,10 @@ class Encoder:
         vectors: Floats = features / np.linalg.norm(features, axis=1, keepdims=True)
         return vectors.astype(np.float32)
 
+    @property
+    def installed(self) -> Encoder:
+        return self
+
     def with_heads(self, heads: Mapping[str, bytes], version: str) -> Encoder:
         raise AssertionError(f"nothing is tuned here: {version} {sorted(heads)}")
 

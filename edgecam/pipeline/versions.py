@@ -1,0 +1,97 @@
+"""Operations on the versions of the encoder's head."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping
+
+from edgecam.errors import ConfigError
+from edgecam.pipeline.wire import Record, mapping_of
+from edgecam.store import Version
+
+if TYPE_CHECKING:
+    from edgecam.pipeline.operations import Call
+
+
+def _list(call: Call) -> Iterator[Record]:
+    for version in call.store.versions():
+        yield _record(version)
+
+
+def _show(call: Call) -> Iterator[Record]:
+    version = call.store.version(call.text("version"))
+    yield {
+        **_record(version),
+        "record": dict(version.record),
+        "signature": version.signature,
+        "public_key": call.store.public_key,
+    }
+
+
+def _heads(call: Call) -> Iterator[Record]:
+    """The head in service for an installed encoder; `model` alone if it is the installed one."""
+    base = call.text("base")
+    found = call.store.in_service(base)
+    if found is None:
+        yield {"model": base, "heads": {}}
+        return
+    version, heads = found
+    yield {
+        "model": version.model,
+        "version": version.name,
+        "heads": {name: base64.b64encode(data).decode() for name, data in heads.items()},
+    }
+
+
+def _put(call: Call) -> Iterator[Record]:
+    """Store what a night made; with `accepted` it is in service at once."""
+    version = call.store.put_version(
+        call.text("base"),
+        heads_of(mapping_of(call.get("heads"), "heads")),
+        [str(person) for person in call.list("people")],
+        mapping_of(call.get("report"), "report"),
+        accepted=call.get("accepted") is True,
+    )
+    yield _record(version)
+
+
+def _roll_back(call: Call) -> Iterator[Record]:
+    name = call.get("version")
+    back = call.store.roll_back(str(name) if name else None)
+    yield _record(back) if back else {"version": None, "state": "active"}
+
+
+def heads_of(packed: Mapping[str, object]) -> Dict[str, bytes]:
+    """Return heads from base64.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return {name: base64.b64decode(str(data), validate=True) for name, data in packed.items()}
+    except binascii.Error as err:
+        raise ConfigError(f"heads: {err}") from err
+
+
+def _record(version: Version) -> Record:
+    report = version.record.get("report", {})
+    return {
+        "version": version.name,
+        "id": version.id,
+        "base": version.base,
+        "parent": version.parent,
+        "state": version.state,
+        "created_wall_s": version.created_wall_s,
+        "people": version.record.get("people", []),
+        "reasons": report.get("reasons", []) if isinstance(report, dict) else [],
+    }
+
+
+OPERATIONS: Mapping[str, Callable[[Call], Iterator[Record]]] = {
+    "versions.list": _list,
+    "versions.show": _show,
+    "versions.heads": _heads,
+    "versions.put": _put,
+    "versions.rollback": _roll_back,
+}
