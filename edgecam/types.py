@@ -292,17 +292,44 @@ class Tracklet:
 
     camera: str
     model: str
-    """Model version of the encoder that made the features."""
+    """`Encoder.base` of what made the features: they do not depend on the head."""
 
     first_s: float
     last_s: float
     """Seconds (source clock) of its first and last face; comparable within the visit."""
 
-    quality: float
-    """Of its best face, 0..1."""
-
     features: Floats
-    """(K,) float32 what the encoder's head is given, the mean over its best faces by quality."""
+    """(N, K) float32 what the encoder's head is given, N >= 1 faces unlike each other, the best first."""
+
+    qualities: Floats
+    """(N,) float32 of these faces, 0..1."""
+
+    infrared: bool = False
+    """Most of them are grey (infrared or night) pictures."""
+
+    liveness: Liveness = Liveness.UNPROVEN
+    """`live` or `unproven`; a spoof is never kept."""
+
+    clothes: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(C,) float32 unit vector, what is worn below the face (`track.clothes`); empty where it could not be seen."""
+
+    def __post_init__(self) -> None:
+        """Raise ShapeError unless there is at least one face, and a quality for each."""
+        _want("features", self.features, (len(self.qualities), None), np.float32)
+        _want("qualities", self.qualities, (len(self.features),), np.float32)
+        _want("clothes", self.clothes, (None,), np.float32)
+        if not len(self.features):
+            raise ShapeError("features: want at least one face")
+
+    @property
+    def quality(self) -> float:
+        """Return that of its best face, 0..1."""
+        return float(self.qualities.max())
+
+    def mean(self) -> Floats:
+        """Return (K,) float32 the features' mean by quality."""
+        mean: Floats = np.average(self.features, axis=0, weights=np.maximum(self.qualities, 1e-3))
+        return mean.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def look_back(ask: Ask, project: Callable[[Floats], Floats], model: str, slot_h:
     Args:
         ask: runs an operation of the store (`pipeline.operations`), here or in the daemon.
         project: the encoder's head, (N, K) features to (N, D) unit vectors.
-        model: its version; faces of another one are left out.
+        model: `Encoder.base`; faces of another encoder are left out.
         slot_h: what is one event: so many hours at a place (an office), or with 0 a visit (a door).
     """
     rows = list(ask("tracklets.list"))

@@ -35,7 +35,7 @@ def _tune(args: argparse.Namespace) -> int:
     encoder = embed.make(config.embed, ModelRegistry(default_folder()), config.run.threads)
     with backend(args) as state:
         note("reading the faces of the last days")
-        night = look_back(state.stream, encoder.project, encoder.version, config.presence.slot_h)
+        night = look_back(state.stream, encoder.project, encoder.base, config.presence.slot_h)
         names = {row["id"]: row["name"] for row in state.stream("people.list")}
         proposals, questions = night.proposals(), night.questions()
         if not args.dry_run:

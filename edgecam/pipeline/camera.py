@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgecam.clock import Clock
 from edgecam.config import CameraConfig, Config
 from edgecam.decide import Evidence, Outcome, conclude, may_name
 from edgecam.detect import Detector
-from edgecam.embed import Encoder, embed
+from edgecam.embed import Encoder, as_installed, embed
 from edgecam.identify import Identifier
 from edgecam.liveness import LivenessNets, LivenessWatch
 from edgecam.liveness.challenge import Answer, proven
@@ -20,8 +20,8 @@ from edgecam.liveness.vote import Standing
 from edgecam.pipeline.asking import Asker, Proof, Seen, TellPrompt
 from edgecam.pipeline.track import Look, TrackRecord
 from edgecam.pipeline.visits import Visit, VisitBook
-from edgecam.store import new_ulid
-from edgecam.track import Tracker, appearance, still
+from edgecam.store import FACES_A_TRACK, new_ulid
+from edgecam.track import Tracker, appearance, clothes, mean_clothes, still
 from edgecam.types import Asked, Decision, FaceCrop, Floats, Frame, Liveness, Phase, Tracklet, Verdict
 
 _GLIMPSE_S = 0.4
@@ -35,14 +35,32 @@ _NO_FACE_MOTION_S = 1.0
 _STUCK = "the camera's picture stands still"
 
 
-@dataclass
 class Stages:
-    """The nets and the household, shared by all cameras; the daemon swaps `identifier` when people change."""
+    """The nets and the household, shared by all cameras.
 
-    detector: Detector
-    encoder: Encoder
-    identifier: Identifier
-    liveness: LivenessNets = field(default_factory=LivenessNets)
+    Args:
+        detector: finds faces.
+        encoder: with the head in service.
+        identifier: of the same head.
+        liveness: tells people from pictures.
+    """
+
+    def __init__(
+        self, detector: Detector, encoder: Encoder, identifier: Identifier, liveness: Optional[LivenessNets] = None
+    ) -> None:
+        self.detector, self.liveness = detector, liveness or LivenessNets()
+        self.now: Tuple[Encoder, Identifier] = (encoder, identifier)
+        """Replaced as one when people or head change: vectors and thresholds of two versions never meet."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder in service."""
+        return self.now[0]
+
+    @property
+    def identifier(self) -> Identifier:
+        """The identifier in service."""
+        return self.now[1]
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,8 @@ class CameraPath:
             self._alive.see(frame, record.track_id, box, landmarks, rated)
             if record.add(crop, rated, frame.captured_at_s) and not self._alive.is_spoof(record.track_id):
                 fresh.append(record.looks[-1])
+                if not rated.infrared:
+                    record.clothes.append(clothes(frame.image, box))
             seen.append(Seen(record, crop, box, landmarks, rated))
         self._alive.watch(tracks.ids.tolist())
         self._embed(fresh)
@@ -198,15 +218,17 @@ class CameraPath:
     def _embed(self, looks: List[Look]) -> None:
         if not looks:
             return
-        embeddings = embed(self._stages.encoder, [look.crop for look in looks])
-        for look, vector, features in zip(looks, embeddings.vectors, embeddings.features):
-            look.vector, look.features = vector, features
-            look.quality = self._stages.identifier.recognizability.rate(look.quality, vector)
+        encoder, identifier = self._stages.now
+        embeddings = embed(encoder, [look.crop for look in looks])
+        plain_vectors = as_installed(encoder, embeddings)
+        for look, vector, features, plain in zip(looks, embeddings.vectors, embeddings.features, plain_vectors):
+            look.vector, look.features, look.model = vector, features, embeddings.model
+            look.quality = identifier.recognizability.rate(look.quality, plain)
 
     def _judge(self, record: TrackRecord) -> Tuple[Evidence, Standing]:
         """Return what is known of a track; its liveness holds for the person of the match, and for nobody else."""
-        vectors, weights = record.evidence()
-        identifier = self._stages.identifier
+        encoder, identifier = self._stages.now
+        vectors, weights = record.evidence(encoder)
         match = identifier.match(vectors, weights) if len(vectors) else None
         sure = match is not None and identifier.sure(match)
         alive = self._alive.standing(record.track_id)
@@ -266,8 +288,9 @@ class CameraPath:
             return True
         if not proof.crops:
             return False
-        vectors = embed(self._stages.encoder, proof.crops).vectors
-        match = self._stages.identifier.match(vectors, np.ones(len(vectors), np.float32))
+        encoder, identifier = self._stages.now
+        vectors = embed(encoder, proof.crops).vectors
+        match = identifier.match(vectors, np.ones(len(vectors), np.float32))
         return match.person_id == proof.person_id
 
     def _name(self, record: TrackRecord, visit: Visit, at_s: float) -> None:
@@ -331,18 +354,20 @@ class CameraPath:
         tracklet = self._tracklet(record, decision) if record and phase is not Phase.NAMED else None
         self._sink(Said(decision, record.picture if record else None, tracklet))
 
-    @staticmethod
-    def _tracklet(record: TrackRecord, decision: Decision) -> Optional[Tracklet]:
-        features = record.features()
-        if features is None or decision.verdict not in _LEARNT or decision.liveness is Liveness.SPOOF:
+    def _tracklet(self, record: TrackRecord, decision: Decision) -> Optional[Tracklet]:
+        features, qualities, infrared = record.faces(FACES_A_TRACK)
+        if not len(features) or decision.verdict not in _LEARNT or decision.liveness is Liveness.SPOOF:
             return None
         return Tracklet(
             decision.visit,
             decision.track,
             decision.camera,
-            decision.model,
+            self._stages.encoder.base,
             record.first_s,
             record.last_s,
-            max(look.quality.score for look in record.looks),
             features,
+            qualities,
+            infrared,
+            decision.liveness,
+            np.zeros(0, np.float32) if infrared else mean_clothes(record.clothes),
         )

@@ -17,22 +17,35 @@ QUESTIONS_KEY = "questions"
 
 
 def _list(call: Call) -> Iterator[Record]:
-    """Every kept face with its features, for the night."""
-    for visit in _visits(call.store):  # not all at once: a week of them would be 40 MB
-        for row_id, seen, person_id, nobody in call.store.tracklets(visit):
-            yield {
-                "tracklet": row_id,
+    """Every kept track with the mean of its features; with `faces`, each of its faces besides."""
+    each = bool(call.get("faces", False))
+    for visit, first in _visits(call.store).items():  # not all at once: a week of them would be 80 MB
+        for row in call.store.tracklets(visit):
+            seen = row.seen
+            record = {
+                "tracklet": row.id,
                 "visit": seen.visit,
                 "track": seen.track,
                 "camera": seen.camera,
+                "place": first.place,
+                "opened_wall_s": first.opened_wall_s,
                 "model": seen.model,
                 "first_s": seen.first_s,
                 "last_s": seen.last_s,
                 "quality": seen.quality,
-                "person_id": person_id,
-                "nobody": nobody,
-                "features": pack_array(seen.features),
+                "infrared": seen.infrared,
+                "liveness": seen.liveness.value,
+                "taken_for": row.taken_for,
+                "person_id": row.person_id,
+                "nobody": row.nobody,
+                "grouped": row.grouped,
+                "features": pack_array(seen.mean()),
             }
+            if each:
+                record["faces"] = pack_array(seen.features)
+                record["qualities"] = pack_array(seen.qualities)
+                record["clothes"] = pack_array(seen.clothes)
+            yield record
 
 
 def _attendance(call: Call) -> Iterator[Record]:

@@ -18,13 +18,16 @@ from edgecam.store.records import (
     Restored,
     StoredTracklet,
     Visit,
+    Visitor,
 )
 from edgecam.store.store import Store, destroy
+from edgecam.store.tracklets import FACES_A_TRACK
 from edgecam.store.ulid import new_ulid
 from edgecam.store.versions import INSTALLED, Version
 
 __all__ = [
     "BACKUP_NOTE",
+    "FACES_A_TRACK",
     "FORGOTTEN",
     "INSTALLED",
     "AuditRow",
@@ -43,6 +46,7 @@ __all__ = [
     "StoredTracklet",
     "Version",
     "Visit",
+    "Visitor",
     "clean_name",
     "destroy",
     "new_ulid",

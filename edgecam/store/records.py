@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
@@ -23,6 +24,17 @@ class NameTakenError(StoreError):
     """Another person has that name."""
 
 
+DAMAGED = "(damaged)"
+OF_A_VISITOR = "visitor, "
+"""How the source of a face begins that was named with a whole visitor, not by itself."""
+_OF_A_VISIT = re.compile(r"visit \S+ picture \S+")
+
+
+def picture_source(visit_id: str, picture_id: str) -> str:
+    """Return the source of a face that was enrolled from a visit."""
+    return f"visit {visit_id} picture {picture_id}"
+
+
 @dataclass(frozen=True)
 class FaceRecord:
     """An enrolled face, without its picture."""
@@ -35,6 +47,11 @@ class FaceRecord:
     infrared: bool
     yaw_deg: float
     created_wall_s: float
+
+    @property
+    def verified(self) -> bool:
+        """Whether somebody looked at this very face at the door and named it (also if the source is damaged)."""
+        return self.source == DAMAGED or _OF_A_VISIT.fullmatch(self.source) is not None
 
 
 class Gallery(NamedTuple):
@@ -115,6 +132,15 @@ class KeptTrack(NamedTuple):
     nobody: bool
 
 
+class Visitor(NamedTuple):
+    """Somebody unknown who came again, as the night thinks."""
+
+    number: int
+    ignored: bool
+    tracks: Tuple[KeptTrack, ...]
+    """Which nobody has named, oldest first."""
+
+
 class StoredTracklet(NamedTuple):
     """A kept track and what the user said of it."""
 
@@ -125,6 +151,12 @@ class StoredTracklet(NamedTuple):
 
     nobody: bool
     """The user said: none of the house's people."""
+
+    grouped: bool = False
+    """It was said of a whole visitor, of whom the machine thinks that this is one face."""
+
+    taken_for: Optional[str] = None
+    """Whom the last word about it named."""
 
 
 class Proposal(NamedTuple):
@@ -224,6 +256,27 @@ def pack_floats(values: Floats) -> bytes:
 def unpack_floats(data: bytes) -> Floats:
     """Return a copy of `pack_floats`'s values, one-dimensional."""
     return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+_COUNTS = struct.Struct("<HH")
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def pack_faces(tracklet: Tracklet) -> bytes:
+    """Return a track's faces and clothes as little-endian float16: N, C, (N,) qualities, (C,) clothes, (N, K) features.
+
+    Eleven bits of mantissa move the cosine of two faces by less than 1e-4.
+    """
+    parts = (tracklet.qualities, tracklet.clothes, np.clip(tracklet.features, -_HALF_MAX, _HALF_MAX))
+    head = _COUNTS.pack(len(tracklet.qualities), len(tracklet.clothes))
+    return head + b"".join(np.ascontiguousarray(part, "<f2").tobytes() for part in parts)
+
+
+def unpack_faces(data: bytes) -> Tuple[Floats, Floats, Floats]:
+    """Return (N, K) features, (N,) qualities and (C,) clothes of `pack_faces`'s bytes."""
+    faces, worn = _COUNTS.unpack_from(data)
+    values = np.frombuffer(data, "<f2", offset=_COUNTS.size).astype(np.float32)
+    return values[faces + worn :].reshape(faces, -1), values[:faces], values[faces : faces + worn]
 
 
 def pack_decision(decision: Decision) -> bytes:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Iterable, List, Optional, Sequence, Set, Tuple
 
+import numpy as np
+
 from edgecam.clock import WALL_TRUSTED_AFTER_S
+from edgecam.errors import ShapeError
 from edgecam.store.backup import Backups
-from edgecam.store.devices import Devices
+from edgecam.store.db import Row
 from edgecam.store.records import (
     KeptTrack,
     NotStoredError,
@@ -14,20 +17,29 @@ from edgecam.store.records import (
     Purged,
     Restored,
     StoredTracklet,
-    pack_floats,
+    pack_faces,
+    unpack_faces,
     unpack_floats,
 )
-from edgecam.types import Tracklet
+from edgecam.store.visitors import Visitors
+from edgecam.types import Liveness, Tracklet
 
-_KEPT_S = 7 * 86_400.0
+FACES_A_TRACK = 8
+TRACKS_A_DAY, PERSON_A_DAY, UNKNOWN_A_DAY = 200, 20, 60
+"""So many tracks are written in 24 hours: in all, of whom one person was seen in, of faces that were given no name."""
+_DAY_S = 86_400.0
+_KEPT_S = 7 * _DAY_S
+_TAKEN_FOR = (
+    "(SELECT d.person_id FROM decisions d WHERE d.visit = t.visit AND d.track = t.track ORDER BY seq DESC LIMIT 1)"
+)
 _LABELLED = "tracklets t LEFT JOIN labels l ON l.visit = t.visit AND l.track = t.track"
 
 
-class Tracklets(Devices):
+class Tracklets(Visitors):
     """Tracks of visits as the encoder sees them, each under a key of its own."""
 
-    def add_tracklet(self, tracklet: Tracklet) -> str:
-        """Keep a track's features for seven days; return its id. A second time replaces the first.
+    def add_tracklet(self, tracklet: Tracklet) -> Optional[str]:
+        """Keep a track's faces for seven days; return its id, None if enough was written today. Twice replaces.
 
         Raises:
             NotStoredError: there is no such visit.
@@ -35,11 +47,13 @@ class Tracklets(Devices):
         with self.transaction():
             self._want_visit(tracklet.visit)
             self._drop_tracklets([(tracklet.visit, tracklet.track)])
+            if not self._room_today(tracklet):
+                return None
             row_id = self._new_id()
-            sealed = self._new_key(row_id).seal(f"tracklets:{row_id}:features", pack_floats(tracklet.features))
+            sealed = self._new_key(row_id).seal(f"tracklets:{row_id}:features", pack_faces(tracklet))
             self._db.run(
                 "INSERT INTO tracklets (id, visit, track, camera, model, first_s, last_s, quality, kept_from_s, "
-                "features) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "features, faces, infrared, liveness) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row_id,
                     tracklet.visit,
@@ -51,9 +65,23 @@ class Tracklets(Devices):
                     tracklet.quality,
                     self._clock.wall_s(),
                     sealed,
+                    len(tracklet.qualities),
+                    tracklet.infrared,
+                    tracklet.liveness.value,
                 ),
             )
         return row_id
+
+    def _room_today(self, tracklet: Tracklet) -> bool:
+        """Whether one more track of whom this was taken for may be written; memory cards wear out."""
+        if len(tracklet.features) > FACES_A_TRACK:
+            raise ShapeError(f"a track keeps at most {FACES_A_TRACK} faces, not {len(tracklet.features)}")
+        this = (tracklet.visit, tracklet.track)
+        who = self._db.rows(f"SELECT {_TAKEN_FOR} FROM (SELECT ? AS visit, ? AS track) t", this)  # noqa: S608 - constants
+        since_s = self._clock.wall_s() - _DAY_S
+        today = self._db.rows(f"SELECT {_TAKEN_FOR} FROM tracklets t WHERE kept_from_s > ?", (since_s,))  # noqa: S608 - constants
+        most = UNKNOWN_A_DAY if who[0][0] is None else PERSON_A_DAY
+        return len(today) < TRACKS_A_DAY and today.count(who[0]) < most
 
     def kept_tracks(self) -> List[KeptTrack]:
         """Return which tracks are kept, oldest first; also one whose features are damaged."""
@@ -69,17 +97,38 @@ class Tracklets(Devices):
     def tracklets(self, visit_id: Optional[str] = None) -> List[StoredTracklet]:
         """Return what is kept (of one visit), oldest first; what is damaged is left out."""
         rows = self._db.rows(
-            "SELECT t.id, t.visit, t.track, camera, model, first_s, last_s, quality, l.person_id, nobody, features "  # noqa: S608 - constants
-            f"FROM {_LABELLED} WHERE ? IS NULL OR t.visit = ? ORDER BY t.id",
+            "SELECT t.id, t.visit, t.track, camera, model, first_s, last_s, quality, features, faces, infrared, "  # noqa: S608 - constants
+            f"liveness, l.person_id, nobody, coalesce(l.grouped, 0), {_TAKEN_FOR} FROM {_LABELLED} "
+            "WHERE ? IS NULL OR t.visit = ? ORDER BY t.id",
             (visit_id, visit_id),
         )
-        found = []
-        for row_id, visit, track, camera, model, first_s, last_s, quality, person_id, nobody, blob in rows:
-            data = self._readable(row_id, f"tracklets:{row_id}:features", blob)
-            if data is not None:
-                seen = Tracklet(visit, track, camera, model, first_s, last_s, quality, unpack_floats(data))
-                found.append(StoredTracklet(row_id, seen, person_id, bool(nobody)))
-        return found
+        return [row for row in map(self._tracklet, rows) if row is not None]
+
+    def _tracklet(self, row: Row) -> Optional[StoredTracklet]:
+        row_id, visit, track, camera, model, first_s, last_s, quality, blob, faces, infrared, liveness, *said = row
+        data = self._readable(row_id, f"tracklets:{row_id}:features", blob)
+        if data is None:
+            return None
+        if faces:
+            features, qualities, clothes = unpack_faces(data)
+        else:  # schema 3: one mean
+            features, qualities = unpack_floats(data)[None], np.array([quality], np.float32)
+            clothes = np.zeros(0, np.float32)
+        seen = Tracklet(
+            visit,
+            track,
+            camera,
+            model,
+            first_s,
+            last_s,
+            features,
+            qualities,
+            bool(infrared),
+            Liveness(liveness),
+            clothes,
+        )
+        person_id, nobody, grouped, taken_for = said
+        return StoredTracklet(row_id, seen, person_id, bool(nobody), bool(grouped), taken_for)
 
     def is_nobody(self, tracklet_id: str) -> None:
         """Note that the user knows this face to be none of the house's people.
@@ -99,7 +148,7 @@ class Tracklets(Devices):
         with self.transaction():
             self.person(person_id)
             changed = self._db.run(
-                "INSERT OR REPLACE INTO labels SELECT visit, track, ? FROM tracklets WHERE id = ?",
+                "INSERT OR REPLACE INTO labels SELECT visit, track, ?, 0 FROM tracklets WHERE id = ?",
                 (person_id, tracklet_id),
             )
             if not changed:

@@ -10,11 +10,13 @@ from edgecam.store.db import Row
 from edgecam.store.faces import Faces
 from edgecam.store.outbox import Outbox
 from edgecam.store.records import (
+    OF_A_VISITOR,
     NotStoredError,
     Visit,
     pack_crop,
     pack_decision,
     pack_json,
+    picture_source,
     unpack_crop,
     unpack_decision,
 )
@@ -153,8 +155,17 @@ class Visits(Faces, Outbox):
             raise NotStoredError(f"there is no visit {visit_id}: see `edgecam visits list`")
         return self._visits(rows)[0]
 
-    def name_visit(self, visit_id: str, track: int, name: str, role: Role = Role.KNOWN) -> Tuple[Person, List[str]]:
+    def name_visit(
+        self, visit_id: str, track: int, name: str, role: Role = Role.KNOWN, *, grouped: bool = False
+    ) -> Tuple[Person, List[str]]:
         """Say who a track was: its pictures become enrolment faces of this person, who is added if new.
+
+        Args:
+            visit_id: which visit.
+            track: which track of it.
+            name: whose.
+            role: of somebody new.
+            grouped: it was said of a whole visitor (`Visitors`), not of this very track.
 
         Returns:
             The person and the new face ids; they have no vectors yet (`missing`).
@@ -165,20 +176,20 @@ class Visits(Faces, Outbox):
         with self.transaction():
             key, pictures = self._pictures(visit_id, track)
             person = self.find_person(name) or self.add_person(name, role)
-            known = {face.source for face in self.faces(person.id)}
+            known = {face.source.removeprefix(OF_A_VISITOR) for face in self.faces(person.id)}
             added = [
                 self.add_face(
                     person.id,
                     unpack_crop(key.open(f"pictures:{picture_id}:crop", blob)),
                     quality=quality,
-                    source=f"visit {visit_id} picture {picture_id}",
+                    source=(OF_A_VISITOR if grouped else "") + picture_source(visit_id, picture_id),
                     infrared=bool(infrared),
                     yaw_deg=yaw_deg,
                 )
                 for picture_id, quality, infrared, yaw_deg, blob in pictures
-                if f"visit {visit_id} picture {picture_id}" not in known
+                if picture_source(visit_id, picture_id) not in known
             ]
-            self._db.run("INSERT OR REPLACE INTO labels VALUES (?, ?, ?)", (visit_id, track, person.id))
+            self._db.run("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", (visit_id, track, person.id, grouped))
             self.audit(caller(), "name", f"{visit_id}/{track}")
         return self.person(person.id), added
 

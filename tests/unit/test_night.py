@@ -50,7 +50,7 @@ def project(features: Floats) -> Floats:
 def seen(
     visit: str, track: int, features: Floats, first_s: float = 0.0, last_s: float = 4.0, model: str = "m1"
 ) -> Tracklet:
-    return Tracklet(visit, track, "front", model, first_s, last_s, 0.9, features)
+    return Tracklet(visit, track, "front", model, first_s, last_s, features[None], np.array([0.9], np.float32))
 
 
 class House:

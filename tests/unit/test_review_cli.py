@@ -23,7 +23,9 @@ def state(tmp_path: Path) -> Path:
     with Store.open(tmp_path / "state") as store:
         store.add_person("Ann")
         store.open_visit("VISIT1", "door", "front", time.time())
-        row = store.add_tracklet(Tracklet("VISIT1", 1, "front", "m", 0.0, 1.0, 0.9, np.ones(8, np.float32)))
+        row = store.add_tracklet(
+            Tracklet("VISIT1", 1, "front", "m", 0.0, 1.0, np.ones((1, 8), np.float32), np.ones(1, np.float32))
+        )
         crop = FaceCrop(
             np.full((64, 64, 3), 90, np.uint8), np.array([12, 12, 40, 40], np.float32), np.zeros((5, 2), np.float32)
         )
