@@ -31,16 +31,17 @@ def add_parser(sub: Sub) -> None:
 def _review(args: argparse.Namespace) -> int:
     if (args.question is None) != (args.who is None):
         raise ConfigError("an answer is a question and WHO: edgecam review QUESTION NAME")
+    if args.question is not None:
+        return _tell(_answer(args, args.question, args.who), as_json=args.json)
     with backend(args) as state:
-        if args.question is not None:
-            return _tell(_answer(state, args.question, args.who, anyone=args.anyone), as_json=args.json)
         questions = state.call("questions.list")
-        if args.json or args.list or not sys.stdin.isatty():
-            for question in questions:
-                emit(question) if args.json else print(_text(question))
+    for question in questions:
+        if args.json:
+            emit(question)
+        elif args.list or not sys.stdin.isatty():
+            print(_text(question))
         else:
-            for question in questions:
-                _ask(state, question, anyone=args.anyone)
+            _ask(args, question)
     if not questions:
         note("no open questions")
     return 0
@@ -52,12 +53,16 @@ def _text(question: Dict[str, Any]) -> str:
     return f"{question['question']}: is this {who}? ({visits})"
 
 
-def _ask(state: Backend, question: Dict[str, Any], *, anyone: bool) -> None:
-    """Show the faces and take an answer from the terminal; an empty one leaves the question open."""
+def _ask(args: argparse.Namespace, question: Dict[str, Any]) -> None:
+    """Show the faces and take an answer from the terminal; an empty one leaves the question open.
+
+    The state is free while the user thinks.
+    """
     print(_text(question))
+    with backend(args) as state:
+        pictures = [_picture(state, face) for face in question["faces"]]
     with tempfile.TemporaryDirectory(prefix="edgecam-review-") as folder:
-        for number, face in enumerate(question["faces"], 1):
-            picture = _picture(state, face)
+        for number, picture in enumerate(pictures, 1):
             if picture is None:
                 print(f"  {number}: its picture is not kept (any more)")
             elif not _show(picture):
@@ -73,14 +78,15 @@ def _ask(state: Backend, question: Dict[str, Any], *, anyone: bool) -> None:
             said = ""
     if said:
         try:
-            _tell(_answer(state, question["question"], said, anyone=anyone), as_json=False)
+            _tell(_answer(args, question["question"], said), as_json=False)
         except (ConfigError, StoreError) as err:
             note(f"  {err}")
 
 
-def _answer(state: Backend, question: str, who: str, *, anyone: bool) -> Dict[str, Any]:
+def _answer(args: argparse.Namespace, question: str, who: str) -> Dict[str, Any]:
     name = None if who.lower() == _NOBODY else who
-    return state.one("questions.answer", question=question, name=name, anyone=anyone)
+    with backend(args) as state:
+        return state.one("questions.answer", question=question, name=name, anyone=args.anyone)
 
 
 def _tell(answer: Dict[str, Any], *, as_json: bool) -> int:

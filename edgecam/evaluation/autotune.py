@@ -54,7 +54,8 @@ METHODS: Dict[str, Options] = {
     "d-autotune": replace(_PAPER, hard=True),
     "beta0": Options("plain", 0.0),
 }
-_OTHERS = ("tm", "spectral", "gmm", "oracle")
+_OTHERS = ("tm", "ours_enrolled", "spectral", "gmm", "oracle")
+"""`ours_enrolled` is given what `tm` is: one plain photo a person, as a face that somebody has named."""
 _TUNING = TuneOptions(epochs=4)
 _RANKS = (1, 3, 10)
 
@@ -153,7 +154,7 @@ def cells(plan: Plan) -> Iterator[Cell]:
     some = tuple(METHODS) if plan.full else ("ours", "oa")
     yield Cell("none", 0.0, Noise(), every if plan.full else ("ours", "oa", "tm", "oracle"))
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.3, 0.5):
-        yield Cell("faces", rate, Noise(faces=rate), every)
+        yield Cell("faces", rate, Noise(faces=rate), every if rate < 0.5 or plan.full else (*every, "ours_enrolled"))
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.5,):
         yield Cell("devices", rate, Noise(devices=rate), every)
     for count in (2, 4, 6, 8, 10) if plan.full else (4, 10):
@@ -188,23 +189,25 @@ def _outcome(bed: Bed, world: World, cell: Cell, method: str, seed: int) -> Outc
         worse = bed.hard.twin_of(bed.looks, world.rows[world.hard])
         features[world.hard], vectors[world.hard] = bed.hard.features[worse], bed.hard_vectors[worse]
     scene = Scene(vectors, world.events, world.heard)
-    m = scene.persons
+    m, photos = scene.persons, bed.looks.plain[world.template]
+    if method == "ours_enrolled":
+        features = np.concatenate([features, photos])
+        scene = _with_photos(scene, bed.head.project(photos))
     kept = _Tuning(bed.head, features, seed)
     found: Optional[Association] = None
     if method == "tm":
-        photos = bed.head.project(bed.looks.plain[world.template])
-        said = rivals.by_template(scene, photos)
+        said = rivals.by_template(scene, bed.head.project(photos))
     elif method == "oracle":
         said = np.where(world.person < m, world.person, -1)
         kept(np.eye(m + 1)[said + 1])
     elif method in ("spectral", "gmm"):
         said = rivals.by_clustering(scene, rivals.spectral if method == "spectral" else rivals.mixture)
     else:
-        options = METHODS[method]
+        options = METHODS["ours" if method == "ours_enrolled" else method]
         if cell.gamma is not None:
             options = replace(options, gamma_up=cell.gamma)
         found = associate(scene, options, None if options.iterations == 1 else kept)
-        said = found.named()
+        said = found.named()[: len(world.rows)]
     outcome = _score(world, said)
     if found is not None:
         outcome = outcome._replace(
@@ -214,8 +217,19 @@ def _outcome(bed: Bed, world: World, cell: Cell, method: str, seed: int) -> Outc
         if cell.drawn.twins:
             outcome = outcome._replace(twins=_twins(min(cell.drawn.twins, m // 2), found, world, said))
     if cell.noise in ("none", "mixed") and (said >= 0).any():
-        outcome = outcome._replace(ranks=_ranks(kept.head, features, said, bed.looks, world))
+        outcome = outcome._replace(ranks=_ranks(kept.head, features[: len(said)], said, bed.looks, world))
     return outcome
+
+
+def _with_photos(scene: Scene, photos: Floats) -> Scene:
+    """Return the scene with a face of each person that somebody has named, of no event."""
+    count = len(scene.vectors)
+    return replace(
+        scene,
+        vectors=np.concatenate([scene.vectors, photos]),
+        events=np.concatenate([scene.events, np.full(len(photos), -1)]),
+        verified=np.concatenate([np.zeros(count, np.int64), np.arange(1, 1 + len(photos))]),
+    )
 
 
 class _Tuning:

@@ -56,7 +56,8 @@ def test_the_grid_has_what_is_promised() -> None:
     assert {c.noise for c in quick} == {"none", "faces", "devices", "non_poi", "mixed", "room", "twins"}
     assert {c.noise for c in full} - {c.noise for c in quick} >= {"days", "gamma", "hard_none"}
     assert {(c.noise, c.level) for c in quick} <= {(c.noise, c.level) for c in full}
-    assert {m for c in full for m in c.methods} == {*autotune.METHODS, "tm", "spectral", "gmm", "oracle"}
+    others = {"tm", "ours_enrolled", "spectral", "gmm", "oracle"}
+    assert {m for c in full for m in c.methods} == {*autotune.METHODS, *others}
 
 
 def test_noise_has_the_rate_that_was_asked() -> None:
