@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 collect_ignore = ["system/rtsp_server.py"]
 """A program for the system's Python, which has GStreamer's introspection."""
-NEEDS = frozenset({"data", "models", "broker", "rtsp"})
+NEEDS = frozenset({"data", "models", "broker", "rtsp", "machine"})
 
 
 def required() -> FrozenSet[str]:
