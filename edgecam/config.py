@@ -240,6 +240,18 @@ class PresenceConfig(Section):
     """What faces and phones have in common: a visit (0, a door), or so many hours at a place (2, an office)."""
 
 
+class TuneConfig(Section):
+    """What a night's training may take of the box."""
+
+    minutes: Annotated[float, Field(gt=0, le=720)] = 60.0
+    memory_mb: Annotated[float, Field(ge=300, le=16_000)] = 600.0
+    """Resident memory of the training process."""
+    max_celsius: Annotated[float, Field(ge=30, le=120)] = 80.0
+    """Above it training waits until the box has cooled by 5 degrees."""
+    on_battery: bool = False
+    """Whether to train while no mains supply is online."""
+
+
 class PauseConfig(Section):
     """Daily times without perception and storage."""
 
@@ -269,6 +281,7 @@ class Config(Section):
     alerts: AlertsConfig = AlertsConfig()
     store: StoreConfig = StoreConfig()
     presence: PresenceConfig = PresenceConfig()
+    tune: TuneConfig = TuneConfig()
     pause: PauseConfig = PauseConfig()
     run: RunConfig = RunConfig()
 

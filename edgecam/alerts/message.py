@@ -98,6 +98,11 @@ class Topics:
         """`ON` or `OFF`, retained."""
         return f"edgecam/{self.box}/pause/state"
 
+    @property
+    def night(self) -> str:
+        """What a night came to; never retained."""
+        return f"edgecam/{self.box}/night"
+
     def camera_available(self, camera: str) -> str:
         """`online` or `offline`, retained."""
         return f"edgecam/{self.box}/{camera}/available"
@@ -195,6 +200,24 @@ class PromptMessage(TypedDict):
     reason: str
     limit_s: float
     ts: float
+
+
+class NightMessage(TypedDict):
+    """`.../night`, as received."""
+
+    schema: int
+    id: str
+    state: str
+    version: str
+    reason: str
+    people: int
+    faces: int
+    taken_out: int
+    questions: int
+    visitors: int
+    ts: float
+    age_s: Optional[float]
+    clock_trusted: bool
 
 
 class HealthState(str, Enum):
@@ -300,6 +323,39 @@ def ring_alert(topics: Topics, camera: str, ring_id: str, source: RingSource, *,
         "clock_trusted": now.trusted,
     }
     return Alert(topics.ring(camera), _unfinished("ring", dict(message), now), critical=True)
+
+
+NightState = Literal["promoted", "refused", "unchanged"]
+
+
+def night_alert(topics: Topics, night_id: str, told: Mapping[str, Any], *, now: Moment) -> Alert:
+    """Return the outbox row of a night's outcome.
+
+    Args:
+        topics: of the box.
+        night_id: to drop duplicates by.
+        told: `state`, `version`, `reason` and the counts; without names of people.
+        now: when it is put into the outbox.
+
+    Raises:
+        MessageError: something else is in it.
+    """
+    message: NightMessage = {
+        "schema": SCHEMA,
+        "id": _id(night_id),
+        "state": str(told.get("state")),
+        "version": str(told.get("version")),
+        "reason": _text(str(told.get("reason", "")), MAX_REASON),
+        "people": told.get("people", -1),
+        "faces": told.get("faces", -1),
+        "taken_out": told.get("taken_out", -1),
+        "questions": told.get("questions", -1),
+        "visitors": told.get("visitors", -1),
+        "ts": round(now.wall_s, 3),
+        "age_s": None,
+        "clock_trusted": now.trusted,
+    }
+    return Alert(topics.night, _unfinished("night", dict(message), now), critical=False)
 
 
 def prompt_payload(prompt: Prompt) -> bytes:
@@ -479,6 +535,21 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "id": _is_id,
         "event_type": _one_of(RING),
         "source": _one_of("mqtt", "gpio"),
+        "ts": _is_number,
+        "age_s": _maybe(_is_age),
+        "clock_trusted": _is_bool,
+    },
+    "night": {
+        "schema": _is_schema,
+        "id": _is_id,
+        "state": _one_of("promoted", "refused", "unchanged"),
+        "version": _is_id,
+        "reason": _is_text(MAX_REASON),
+        "people": _is_count,
+        "faces": _is_count,
+        "taken_out": _is_count,
+        "questions": _is_count,
+        "visitors": _is_count,
         "ts": _is_number,
         "age_s": _maybe(_is_age),
         "clock_trusted": _is_bool,

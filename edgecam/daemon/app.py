@@ -344,6 +344,8 @@ class Daemon:
                     self._gallery.refresh()
                 if isinstance(op, str) and changes_devices(op) and self._ready:
                     self._presence.refresh()
+                if op == "night.tell":
+                    self._wake_alerts()
 
     def _answer_pause(self, request: Mapping[str, Any]) -> Dict[str, Any]:
         seconds = pause_seconds(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Collection, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edgecam.types import Floats
 
 _LOGGER = logging.getLogger(__name__)
 
-Ask = Callable[..., Iterator[Dict[str, Any]]]
+Ask = Callable[..., Iterable[Dict[str, Any]]]
 """`ask("people.list", who=...)` runs an operation and yields its answer."""
 
 _BATCH = 32
@@ -109,9 +109,20 @@ def _embed_crops(ask: Ask, encoder: Encoder) -> Set[str]:
     return lost
 
 
-def local_strangers(ask: Ask, encoder: Encoder) -> Optional[Floats]:
-    """Return (L, D) vectors of the strangers kept here by the owner's choice; None if there are none."""
-    record = next(iter(ask("strangers", model=encoder.base)), None)
+def local_features(ask: Ask, base: str) -> Floats:
+    """Return (L, K) features of the strangers kept here by the owner's choice; L is 0 if there are none.
+
+    Args:
+        ask: runs an operation of the store.
+        base: `Encoder.base`.
+    """
+    record = next(iter(ask("strangers", model=base)), None)
     if record is None or not record["count"]:
-        return None
-    return encoder.project(floats_of(record["features"], "features", record["dim"]).astype(np.float32))
+        return np.zeros((0, 1), np.float32)
+    return floats_of(record["features"], "features", record["dim"])
+
+
+def local_strangers(ask: Ask, encoder: Encoder) -> Optional[Floats]:
+    """Return (L, D) vectors of the strangers kept here; None if there are none."""
+    features = local_features(ask, encoder.base)
+    return encoder.project(features) if len(features) else None

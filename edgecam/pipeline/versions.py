@@ -6,9 +6,10 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping
 
+from edgecam.alerts.message import MessageError, Topics, moment, night_alert
 from edgecam.errors import ConfigError
 from edgecam.pipeline.wire import Record, mapping_of
-from edgecam.store import Version
+from edgecam.store import Version, new_ulid
 
 if TYPE_CHECKING:
     from edgecam.pipeline.operations import Call
@@ -62,6 +63,22 @@ def _roll_back(call: Call) -> Iterator[Record]:
     yield _record(back) if back else {"version": None, "state": "active"}
 
 
+def _night_key(call: Call) -> Iterator[Record]:
+    yield {"key": base64.b64encode(call.store.night_key).decode()}
+
+
+def _night_tell(call: Call) -> Iterator[Record]:
+    """Put a night's outcome into the outbox; it names nobody."""
+    topics, night_id = Topics(call.text("box")), new_ulid(call.clock.wall_s())
+    told = mapping_of(call.get("told"), "told")
+    try:
+        alert = night_alert(topics, night_id, told, now=moment(call.clock))
+    except MessageError as err:
+        raise ConfigError(f"night.tell: {err}") from err
+    call.store.outbox_put([alert])
+    yield {"id": night_id}
+
+
 def heads_of(packed: Mapping[str, object]) -> Dict[str, bytes]:
     """Return heads from base64.
 
@@ -94,4 +111,6 @@ OPERATIONS: Mapping[str, Callable[[Call], Iterator[Record]]] = {
     "versions.heads": _heads,
     "versions.put": _put,
     "versions.rollback": _roll_back,
+    "night.key": _night_key,
+    "night.tell": _night_tell,
 }

@@ -48,7 +48,7 @@ class Version(NamedTuple):
     @property
     def model(self) -> str:
         """Version of the vectors that it makes."""
-        return f"{self.base}~{self.id}"
+        return f"{self.base}/{self.id}"
 
 
 class Versions(Tracklets):
@@ -177,6 +177,11 @@ class Versions(Tracklets):
     def public_key(self) -> str:
         """The box's key that versions are signed with (Ed25519, hexadecimal), to check a signature elsewhere."""
         return self._signing_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+    @property
+    def night_key(self) -> bytes:
+        """The 32 bytes that an unfinished training is sealed with on the disk."""
+        return self._master.derive("night")
 
     def _signing_key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self._master.derive("versions"))

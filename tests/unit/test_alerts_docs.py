@@ -18,6 +18,7 @@ from edgecam.alerts.message import (
     HealthMessage,
     HealthState,
     MessageError,
+    NightMessage,
     PromptMessage,
     RingMessage,
     Topics,
@@ -50,6 +51,7 @@ MESSAGES = {
     "event": EventMessage,
     "trigger": TriggerMessage,
     "ring": RingMessage,
+    "night": NightMessage,
     "prompt": PromptMessage,
     "health": HealthMessage,
 }
@@ -92,7 +94,7 @@ def test_the_examples_are_messages() -> None:
 
 def test_every_topic_is_documented_and_no_other() -> None:
     topics = Topics("<box>")
-    ours: Set[str] = {topics.available, topics.pause_set, topics.pause_state}
+    ours: Set[str] = {topics.available, topics.pause_set, topics.pause_state, topics.night}
     by_camera = (
         topics.camera_available,
         topics.event,

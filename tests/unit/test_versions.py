@@ -162,7 +162,7 @@ def test_the_operations_carry_heads_and_reports(store: Store) -> None:
     assert (put["version"], put["state"]) == ("v1", "active")
     (now,) = execute(store, {"op": "versions.heads", "base": BASE})
     assert now["heads"] == packed
-    assert now["model"] == f"{BASE}~{put['id']}"
+    assert now["model"] == f"{BASE}/{put['id']}"
     (shown,) = execute(store, {"op": "versions.show", "version": "v1"})
     assert shown["record"]["report"] == REPORT
     (listed,) = execute(store, {"op": "versions.list"})
