@@ -1,0 +1,269 @@
+"""Labels that look poisoned are taken out before a night learns from them (`algorithms.md` 5A.5-6).
+
+Held against a label are the faces that a person has confirmed and the identifier in service, never a device. What is
+taken out teaches nothing, neither as this person nor as somebody else, and is reported (docs/gate.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import exp
+from typing import Callable, Dict, Iterator, List, Literal, Sequence, Tuple
+
+import numpy as np
+
+from edgecam.adapt.samples import Samples
+from edgecam.embed.sface import unit
+from edgecam.errors import ShapeError
+from edgecam.identify import Identifier
+from edgecam.identify.identifier import _MEAN, _SPREAD  # what a typical stranger's similarity is
+from edgecam.types import Floats, Ints, Verdict
+
+Rule = Literal["apart", "other", "stranger", "unlike", "young", "share", "drift"]
+
+_STRANGER = _MEAN + 2.0 * _SPREAD
+"""Under this a face is surely not the person's: 19 of 20 strangers are, and one in a hundred of its own at dusk."""
+_UNLIKE = 0.10
+"""Cosine by which unrecognised faces may resemble one another more than the person."""
+_NEAREST = 3
+_DAYS_MIN = 3
+"""A new appearance must have come on so many days before it teaches."""
+_DRIFT = 0.15
+"""Cosine distance that a person's mean may move in a week."""
+_MORE, _MORE_MIN, _MORE_P = 3.0, 10, 1e-3
+"""Suddenly far more: over three times as many as used to be, ten at least, and no chance of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of the G groups besides their labels."""
+
+    verified: Ints
+    """(G,) int64 index into the samples' people of whom a person has said the group is; -1 not asked."""
+
+    day: Ints
+    """(G,) int64 day on which the group was seen, -1 if the clock was not set; of enrolment photos any."""
+
+    usual: Floats
+    """(P,) groups a day that each person used to teach, NaN if there is no history."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A label that was taken out."""
+
+    group: int
+    """Of the samples given."""
+
+    person: str
+    rule: Rule
+    said: str
+    """One line with the numbers; without names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quarantine:
+    """What is left to learn from, and what is not."""
+
+    samples: Samples
+    kept: Ints
+    """(G',) which group of the samples given each group is."""
+
+    taken: Tuple[Taken, ...]
+
+    def counts(self) -> Dict[str, Dict[str, int]]:
+        """Return how many labels of each person each rule took out."""
+        out: Dict[str, Dict[str, int]] = {}
+        for (person, rule), count in sorted(Counter((one.person, one.rule) for one in self.taken).items()):
+            out.setdefault(person, {})[rule] = count
+        return out
+
+
+def quarantine(
+    samples: Samples, evidence: Evidence, identifier: Identifier, project: Callable[[Floats], Floats]
+) -> Quarantine:
+    """Take out the labels that look poisoned.
+
+    Args:
+        samples: of the night; a group's label is the person with the largest share.
+        evidence: of the same groups.
+        identifier: in service.
+        project: of the head in service.
+    """
+    look = _Look(samples, evidence, identifier, project)
+    for rule in (look.apart, look.other, look.stranger, look.unlike, look.tainted, look.young, look.share, look.drift):
+        for group, name, said in list(rule()):  # each rule sees what those before it have left
+            look.taken[group] = Taken(group, samples.people[look.label[group]], name, said)
+    kept = np.array([g for g in range(len(samples.shares)) if g not in look.taken], np.int64)
+    return Quarantine(some_groups(samples, kept), kept, tuple(look.taken[g] for g in sorted(look.taken)))
+
+
+def some_groups(samples: Samples, kept: Ints) -> Samples:
+    """Return the samples of some groups alone; group i of the result is group kept[i]."""
+    number = np.full(len(samples.shares), -1, np.int64)
+    number[kept] = np.arange(len(kept))
+    faces = number[samples.group] >= 0
+    both = (number[samples.apart] >= 0).all(axis=1)
+    return Samples(
+        features=samples.features[faces],
+        group=number[samples.group[faces]],
+        shares=samples.shares[kept],
+        people=samples.people,
+        apart=number[samples.apart[both]],
+        domain=samples.domain[faces],
+        enrolled=samples.enrolled[faces],
+    )
+
+
+Found = Iterator[Tuple[int, Rule, str]]
+
+
+@dataclass(eq=False)
+class _Look:
+    """The groups as the head in service sees them, and the rules."""
+
+    samples: Samples
+    evidence: Evidence
+    identifier: Identifier
+    project: Callable[[Floats], Floats]
+    taken: Dict[int, Taken] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        samples, evidence = self.samples, self.evidence
+        groups, people = samples.shares.shape
+        if not evidence.verified.shape == evidence.day.shape == (groups,) or evidence.usual.shape != (people,):
+            raise ShapeError(f"want {groups} verified and days, {people} usual numbers")
+        vectors = self.project(samples.features)
+        self.tracks = [vectors[samples.group == g] for g in range(groups)]
+        self.mean = unit(np.stack([t.mean(axis=0) for t in self.tracks])) if groups else vectors
+        labelled = samples.shares.max(axis=1, initial=0.0) > 0
+        self.label = np.where(labelled, samples.shares.argmax(axis=1) if people else 0, -1)
+        enrolled = np.zeros(groups, np.bool_)
+        enrolled[samples.group[samples.enrolled]] = True
+        self.trusted = labelled & (enrolled | (evidence.verified == self.label))
+        self.own = np.array([self._similarity(g) for g in range(groups)])
+        self.recognised = self.trusted | (self.own >= self.identifier.calibration.threshold)
+
+    def _similarity(self, group: int) -> float:
+        """Return how much the group looks like the person of its label, to the identifier in service."""
+        person = self.samples.people[self.label[group]] if self.label[group] >= 0 else None
+        if person not in self.identifier.people:
+            return -1.0
+        return float(self.identifier.scores(self.tracks[group]).mean(axis=0)[self.identifier.people.index(person)])
+
+    def _doubted(self) -> List[int]:
+        """Return the groups that a machine labelled and no rule has taken out."""
+        return [int(g) for g in np.flatnonzero((self.label >= 0) & ~self.trusted) if int(g) not in self.taken]
+
+    def _of_each(self) -> Iterator[Tuple[int, List[int]]]:
+        doubted = self._doubted()
+        for person in range(len(self.samples.people)):
+            mine = [g for g in doubted if self.label[g] == person]
+            if mine:
+                yield person, mine
+
+    def apart(self) -> Found:
+        """Two faces seen at once are two people: no device makes them one."""
+        for a, b in self.samples.apart:
+            if self.label[a] < 0 or self.label[a] != self.label[b]:
+                continue
+            doubted = [int(g) for g in (a, b) if not self.trusted[g]]
+            if len(doubted) == 2 and self.recognised[a] != self.recognised[b]:
+                doubted = [int(b) if self.recognised[a] else int(a)]
+            for g in doubted:
+                yield g, "apart", "seen together with this very person"
+
+    def other(self) -> Found:
+        """The identifier in service knows the face as somebody else."""
+        for g in self._doubted():
+            match = self.identifier.match(self.tracks[g])
+            if match.verdict is Verdict.KNOWN and match.person_id != self.samples.people[self.label[g]]:
+                yield g, "other", f"recognised as another at {match.similarity:.2f}"
+
+    def stranger(self) -> Found:
+        """The face is surely not this person's."""
+        for g in self._doubted():
+            if self.own[g] < _STRANGER:
+                yield g, "stranger", f"similarity {self.own[g]:.2f}, strangers stay under {_STRANGER:.2f}"
+
+    def unlike(self) -> Found:
+        """Unrecognised faces resemble one another and not the person: another's, or a mask that nobody confirmed."""
+        for g, among, to_person, _ in self._appearances():
+            if among > to_person + _UNLIKE:
+                yield g, "unlike", f"cosine {among:.2f} to other unrecognised faces, {to_person:.2f} to the person"
+
+    def tainted(self) -> Found:
+        """The face is more like those of this label that were taken out than like the person."""
+        for g, _, to_person, _ in self._appearances():
+            out = [h for h in self.taken if self.label[h] == self.label[g]]
+            to_them = _closest(self.mean[out] @ self.mean[g])
+            if to_them > to_person:
+                yield g, "unlike", f"cosine {to_them:.2f} to faces that were taken out, {to_person:.2f} to the person"
+
+    def young(self) -> Found:
+        """A new appearance, more like other unrecognised faces than like the person, waits for its third day."""
+        for g, among, to_person, days in self._appearances():
+            if days < _DAYS_MIN and not -1.0 < among <= to_person:
+                yield g, "young", f"a new appearance, seen on {days} days, {_DAYS_MIN} are needed"
+
+    def _appearances(self) -> Iterator[Tuple[int, float, float, int]]:
+        """Yield (group, cosine to other unrecognised ones, to the person, days of those) of what is not recognised.
+
+        Those already taken out count as company, or the last of a poisoned dozen would stand alone.
+        """
+        for g in self._doubted():
+            same = self.label == self.label[g]
+            known, sure = self.mean[self.recognised & same], self.mean[self.trusted & same]
+            radius = self.identifier.calibration.radius.get(self.samples.people[self.label[g]], 1.0)
+            if self.recognised[g] or not len(known) or (sure @ self.mean[g]).max(initial=-1.0) >= radius:
+                continue  # recognised, or in a look that a person has confirmed
+            company = np.flatnonzero(same & ~self.recognised & (np.arange(len(same)) != g))
+            cosines = self.mean[company] @ self.mean[g]
+            to_person = _closest(known @ self.mean[g])
+            near = [*company[cosines >= to_person], g]
+            yield g, _closest(cosines), to_person, self._days(near)
+
+    def _days(self, groups: Sequence[int]) -> int:
+        return len({int(day) for day in self.evidence.day[groups] if day >= 0})
+
+    def share(self) -> Found:
+        """A person who suddenly has far more labels than ever teaches only what is recognised anyway."""
+        for person, mine in self._of_each():
+            days = max(1, self._days(self._doubted()))
+            usual = float(self.evidence.usual[person]) * days
+            if np.isnan(usual) or len(mine) < _MORE_MIN or len(mine) <= _MORE * usual:
+                continue
+            if _at_least(len(mine), usual) < _MORE_P:
+                for g in mine:
+                    if not self.recognised[g]:
+                        yield g, "share", f"{len(mine)} labels in {days} days, {usual:.1f} are usual"
+
+    def drift(self) -> Found:
+        """A person's mean must not move far in a week, were the night to count as much as all that is confirmed."""
+        for person, mine in self._of_each():
+            sure = self.mean[self.trusted & (self.label == person)]
+            if not len(sure):
+                continue
+            before, night = unit(np.stack([sure.mean(axis=0), self.mean[mine].mean(axis=0)]))
+            moved = 1.0 - float(before @ unit((before + night)[None])[0])
+            known = self.evidence.day[mine][self.evidence.day[mine] >= 0]
+            weeks = float(known.max() - known.min() + 1) / 7.0 if len(known) else 1.0
+            allowed = _DRIFT * max(1.0, weeks)
+            if moved > allowed:
+                for g in mine:
+                    yield g, "drift", f"the person's mean would move by {moved:.2f}, {allowed:.2f} are allowed"
+
+
+def _closest(cosines: Floats) -> float:
+    """Return the mean of the highest few cosines, -1 without any."""
+    return float(np.sort(cosines)[::-1][:_NEAREST].mean()) if len(cosines) else -1.0
+
+
+def _at_least(count: int, expected: float) -> float:
+    """Return the Poisson chance of so many or more."""
+    term, below = exp(-expected), 0.0
+    for k in range(count):
+        below += term
+        term *= expected / (k + 1)
+    return max(0.0, 1.0 - below)
