@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models
 TRAIN := $(VENV)/.edgecam-train
 
-.PHONY: help setup train models demo test check slow bench clean install uninstall insightface system-deps test39 constraints
+.PHONY: help setup train models demo test check slow bench clean install uninstall insightface system-deps test39 constraints sbom
 
 help:
 	@echo "make setup      virtual environment, system packages (as root), models"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench      speed and memory on this machine"
 	@echo "make insightface   the optional recogniser, without its own onnxruntime and cv2"
 	@echo "make install / uninstall   as root: $(PREFIX), user and service edgecam (DESTDIR for a trial)"
+	@echo "make sbom       what is installed, with licences: build/sbom.cdx.json, docs/licences.md"
 	@echo "make clean      caches and build output (the environment: rm -r $(VENV))"
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
@@ -97,6 +98,12 @@ slow: setup $(TRAIN)
 
 test39:
 	@deploy/test39 $(ARGS)
+
+# `--table` knows only what is installed: with every extra, as in x86_64-py311.txt.
+sbom: $(TRAIN)
+	@mkdir -p build
+	$(BIN)/python deploy/sbom.py >build/sbom.cdx.json
+	$(BIN)/python deploy/sbom.py --table >docs/licences.md
 
 # Resolve every board's constraints anew from pyproject.toml's bounds.
 constraints: $(INSTALLED)
