@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from edgecam.clock import MAX_LENGTH_S, Clock, SystemClock
 from edgecam.errors import ConfigError, DamagedError
@@ -18,6 +18,8 @@ from edgecam.pipeline.devices import sighting_records
 from edgecam.pipeline.tracklets import OPERATIONS as TRACKLET_OPERATIONS
 from edgecam.pipeline.tracklets import proposal_records
 from edgecam.pipeline.versions import OPERATIONS as VERSION_OPERATIONS
+from edgecam.pipeline.visitors import OPERATIONS as VISITOR_OPERATIONS
+from edgecam.pipeline.visitors import numbers_of
 from edgecam.pipeline.wire import (
     Record,
     enrolled_face_of,
@@ -122,7 +124,8 @@ def execute(store: Store, request: Request, actor: str = "", clock: Optional[Clo
 
 def changes_people(op: str) -> bool:
     """Whether an operation may change whom the box knows, or by which head (the identifier must be rebuilt)."""
-    return op.startswith(("people.", "faces.", "versions.")) or op in ("visits.name", "restore", "settings.put")
+    named = ("visits.name", "visitors.name", "restore", "settings.put")
+    return op.startswith(("people.", "faces.", "versions.")) or op in named
 
 
 def changes_devices(op: str) -> bool:
@@ -275,15 +278,16 @@ def _visits_list(call: Call) -> Iterator[Record]:
     names = {person.id: person.name for person in call.store.people()}
     since = call.get("since_wall_s")
     limit = call.number("limit", 50)
+    visitors = numbers_of(call.store)
     for visit in call.store.visits(limit, since, verdict, ignored=bool(call.get("ignored", False))):
-        yield visit_record(visit, names)
+        yield visit_record(visit, names, visitors)
 
 
 def _visits_show(call: Call) -> Iterator[Record]:
     names = {person.id: person.name for person in call.store.people()}
     visit = _visit(call)
     near, proposed = sighting_records(call.store, visit.id, names), proposal_records(call.store, visit.id, names)
-    yield {**visit_record(visit, names), **near, **proposed}
+    yield {**visit_record(visit, names, numbers_of(call.store)), **near, **proposed}
 
 
 def _visits_picture(call: Call) -> Iterator[Record]:
@@ -395,6 +399,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "strangers": _strangers,
     **DEVICE_OPERATIONS,
     **TRACKLET_OPERATIONS,
+    **VISITOR_OPERATIONS,
     **VERSION_OPERATIONS,
     "visits.list": _visits_list,
     "visits.show": _visits_show,
@@ -440,8 +445,16 @@ def person_record(person: Person) -> Record:
     return {**asdict(person), "role": person.role.value, "consent": dict(person.consent)}
 
 
-def visit_record(visit: Visit, names: Mapping[str, str]) -> Record:
-    """Return a visit as JSON values, the last word about each track with the names of now."""
+def visit_record(
+    visit: Visit, names: Mapping[str, str], visitors: Optional[Mapping[Tuple[str, int], int]] = None
+) -> Record:
+    """Return a visit as JSON values, the last word about each track with the names of now.
+
+    Args:
+        visit: which.
+        names: by person id.
+        visitors: (visit, track) -> number of the unknown visitor who came again.
+    """
     return {
         "visit": visit.id,
         "place": visit.place,
@@ -449,7 +462,10 @@ def visit_record(visit: Visit, names: Mapping[str, str]) -> Record:
         "opened_wall_s": visit.opened_wall_s,
         "closed_wall_s": visit.closed_wall_s,
         "ignored": visit.ignored,
-        "tracks": [_track_record(visit, track, names) for track in visit.tracks],
+        "tracks": [
+            {**_track_record(visit, track, names), "visitor": (visitors or {}).get((visit.id, track))}
+            for track in visit.tracks
+        ],
         "words": len(visit.decisions),
     }
 

@@ -48,6 +48,20 @@ def _list(call: Call) -> Iterator[Record]:
             yield record
 
 
+def _enrolled(call: Call) -> Iterator[Record]:
+    """Every enrolled face with what the head is given, and where it came from, for the night."""
+    features = call.store.features(call.text("model"))
+    origins = {face.id: face.origin for who in sorted(set(features.person_ids)) for face in call.store.faces(who)}
+    for i, face_id in enumerate(features.face_ids):
+        yield {
+            "face_id": face_id,
+            "person_id": features.person_ids[i],
+            "origin": origins[face_id],
+            "infrared": bool(features.infrared[i]),
+            "features": pack_array(features.vectors[i]),
+        }
+
+
 def _attendance(call: Call) -> Iterator[Record]:
     """Whose devices were near, for each visit of which a face is kept, oldest first."""
     devices = {device.id: device for device in call.store.devices()}
@@ -122,6 +136,7 @@ def _answer(call: Call) -> Iterator[Record]:
 OPERATIONS: Mapping[str, Callable[[Call], Iterator[Record]]] = {
     "tracklets.list": _list,
     "tracklets.attendance": _attendance,
+    "tracklets.enrolled": _enrolled,
     "proposals.put": _propose,
     "questions.list": _questions,
     "questions.answer": _answer,

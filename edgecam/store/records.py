@@ -6,7 +6,7 @@ import json
 import re
 import struct
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Literal, Mapping, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ class NameTakenError(StoreError):
     """Another person has that name."""
 
 
+Origin = Literal["photo", "visit", "visitor"]
+"""Somebody's photo or clip; a face at the door that somebody looked at and named; one named with a whole visitor."""
 DAMAGED = "(damaged)"
 OF_A_VISITOR = "visitor, "
 """How the source of a face begins that was named with a whole visitor, not by itself."""
@@ -49,9 +51,11 @@ class FaceRecord:
     created_wall_s: float
 
     @property
-    def verified(self) -> bool:
-        """Whether somebody looked at this very face at the door and named it (also if the source is damaged)."""
-        return self.source == DAMAGED or _OF_A_VISIT.fullmatch(self.source) is not None
+    def origin(self) -> Origin:
+        """Return where it came from; nobody knows of a damaged source, and `visit` is what is trusted least."""
+        if self.source.startswith(OF_A_VISITOR):
+            return "visitor"
+        return "visit" if self.source == DAMAGED or _OF_A_VISIT.fullmatch(self.source) else "photo"
 
 
 class Gallery(NamedTuple):
