@@ -26,6 +26,7 @@ from edgecam.daemon.eye import Eye, Shared
 from edgecam.daemon.gallery import LiveGallery
 from edgecam.daemon.health import BOX, Beats, Problems, memory_mb, return_memory, write_report
 from edgecam.daemon.keeper import Keeper
+from edgecam.daemon.metrics import SOCKET, MetricsServer, exposition
 from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.presence import Presence
@@ -136,6 +137,9 @@ class Daemon:
         self._recorder = Recorder(store, config.alerts, config.store, clock, self._problems, self._wake_alerts)
         self._pause = Pause(store, config.pause, clock)
         self._control = ControlServer(socket_path(self._options.state), self._answer)
+        self._metrics = MetricsServer(
+            socket_path(self._options.state).with_name(SOCKET), lambda: exposition(self.status(), self._recorder.tally)
+        )
         self._keeper = Keeper(store, config.store, clock, self._problems, self._beats, self._recorder, self._on_turn)
         self._presence = self._new_presence(config)
         if config.run.button_gpio:
@@ -145,6 +149,7 @@ class Daemon:
         config = self._config
         # First of all: a second daemon of this state is refused before it says or does anything.
         self._control.start()
+        self._metrics.start()
         self._notifier.status("loading models")
         detector, encoder = make_stages(config, self._options.registry)
         alive = make_liveness(config, self._options.registry)
@@ -524,6 +529,7 @@ class Daemon:
         began = time.monotonic()
         self._ready = False
         self._control.stop()
+        self._metrics.stop()
         if self._button is not None:
             self._button.stop()
         ended = self._close_eyes(list(self._eyes))

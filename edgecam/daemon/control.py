@@ -83,7 +83,7 @@ class ControlServer:
         """
         self._guard = _take(self._path)
         try:
-            self._listener = _bind(self._path)
+            self._listener = bind(self._path)
         except BaseException:
             self._guard.close()
             raise
@@ -284,7 +284,12 @@ def _take(path: Path) -> IO[bytes]:
     return guard
 
 
-def _bind(path: Path) -> socket.socket:
+def bind(path: Path) -> socket.socket:
+    """Return a socket that listens at `path`, for its owner and group `edgecam`.
+
+    Raises:
+        ControlError: somebody listens there, it is no socket, or it cannot be made.
+    """
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

@@ -14,6 +14,7 @@ from edgecam.alerts.policy import AlertPolicy
 from edgecam.clock import Clock
 from edgecam.config import AlertsConfig, StoreConfig
 from edgecam.daemon.health import BOX, Problems
+from edgecam.daemon.metrics import Tally
 from edgecam.daemon.presence import Presence
 from edgecam.errors import StoreError
 from edgecam.pipeline.camera import Said
@@ -71,6 +72,7 @@ class Recorder:
         """Words that were dropped from RAM because nothing could be stored for too long."""
         self.stored = 0
         """Words stored since the start."""
+        self.tally = Tally()
 
     @property
     def waiting(self) -> int:
@@ -117,6 +119,7 @@ class Recorder:
                     if said.tracklet is not None and self._tracklets:
                         self._store.add_tracklet(said.tracklet)
                 self.stored += 1
+                self.tally.note(word)
 
             self._do(_Job(write, f"decision {decision.id}"))
 

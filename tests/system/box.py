@@ -130,6 +130,17 @@ class Box:
     def status(self) -> Dict[str, Any]:
         return self.ask("status")[0]
 
+    def metrics(self) -> str:
+        """Return what Prometheus would read."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(WAIT_S)
+            sock.connect(str(talk.socket_path(self.state).with_name("metrics.sock")))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: box\r\n\r\n")
+            with sock.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.0 200 OK"), head
+        return body.decode()
+
     def signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)

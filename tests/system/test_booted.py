@@ -103,6 +103,7 @@ def test_each_socket_is_for_its_group(machine: Machine) -> None:
     listed = machine.sh("stat -c '%n %U:%G %a' /run/edgecam/*.sock").splitlines()
     assert listed == [
         "/run/edgecam/control.sock edgecam:edgecam 660",
+        "/run/edgecam/metrics.sock edgecam:edgecam 660",
         "/run/edgecam/presence.sock edgecam:edgecam-presence 660",
     ]
     until(lambda: "the helper has come" in machine.journal("edgecam"), "the listener at the daemon's socket")

@@ -132,7 +132,7 @@ def test_names_strangers_and_people_who_change(tmp_path: Path, enrolled: Path, c
             front.visit(clips / ANN, ENROLLED_S + 10, ENROLLED_S + 17)
             back.visit(clips / STRANGER, 11, 18)
             over(box, listener, 2)
-            status = box.status()
+            status, metrics = box.status(), box.metrics()
             box.signal(signal.SIGTERM)
             asked = time.monotonic()
             assert box.wait() == 0
@@ -158,6 +158,17 @@ def test_names_strangers_and_people_who_change(tmp_path: Path, enrolled: Path, c
         assert status["outbox"] == 0
         assert status["words_stored"] == len({event["id"] for event in events(heard)})
         assert status["people"] == 1
+        # What Prometheus reads: each word counted, how soon the names came, and nobody's name.
+        told = [(event["event_type"], event["phase"]) for event in {e["id"]: e for e in events(heard)}.values()]
+        for verdict, phase in set(told):
+            count = told.count((verdict, phase))
+            assert f'edgecam_decisions_total{{verdict="{verdict}",phase="{phase}"}} {count}\n' in metrics
+        named = sum(phase == "named" for _, phase in told)
+        assert f"edgecam_time_to_name_seconds_count {named}\n" in metrics
+        assert 'edgecam_camera_state{camera="front",state="ok"} 1\n' in metrics
+        assert 'edgecam_broker_link{state="connected"} 1\n' in metrics
+        people = {event["person_id"] for event in events(heard)} - {None}
+        assert not any(secret in metrics for secret in ("Ann", "Ben", "127.0.0.1", "s3cret", *people))
         # What systemd heard.
         heard_by_manager = box.manager.heard
         assert box.manager.count("READY") == 1
