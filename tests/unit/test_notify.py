@@ -8,11 +8,38 @@ import socket
 import sys
 import uuid
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import pytest
 
+from edgecam.alerts.client import AlertClient
+from edgecam.clock import SystemClock
+from edgecam.config import AlertsConfig, CameraConfig, Config
+from edgecam.daemon.app import Daemon, Options
 from edgecam.daemon.notify import Notifier, redact, setup_logging
+from edgecam.nn.registry import ModelRegistry
+from edgecam.store import OutboxRow
+
+
+class HandClock(SystemClock):
+    """Runs when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+class Nothing:
+    """An empty outbox."""
+
+    def peek(self, n: int) -> Sequence[OutboxRow]:
+        return ()
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        raise AssertionError("there is nothing to delete")
 
 
 class Manager:
@@ -53,6 +80,33 @@ def test_every_word_arrives(manager: Manager, address: str) -> None:
     assert int(monotonic.split("=")[1]) > 0
     notifier.stopping()
     assert manager.heard() == "STOPPING=1"
+
+
+@pytest.mark.parametrize("address", ["path"], indirect=True)
+def test_the_watchdog_starves_when_the_alert_loop_stands_still(
+    manager: Manager, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    config = Config(cameras={"front": CameraConfig(url="rtsp://camera/1")}, alerts=AlertsConfig(host="broker"))
+    daemon = Daemon(Options(tmp_path / "state", lambda: config, ModelRegistry(tmp_path)), clock)
+    daemon._alerts = AlertClient(config.alerts, ["front"], Nothing(), clock, print, "test")
+    daemon._ready = True
+    daemon._watch()
+    assert manager.heard() == "WATCHDOG=1"
+    clock.now_s += 59.0
+    daemon._watch()
+    assert manager.heard() == "WATCHDOG=1"  # slow, as a name server may be
+    clock.now_s += 2.0
+    daemon._watch()
+    manager.sock.settimeout(0.1)
+    with pytest.raises(socket.timeout):
+        manager.heard()
+    assert "alerts" in daemon._problems.of("")["loop_stuck"]
+    daemon._alerts.last_turn_s = clock.now_s
+    daemon._watch()
+    assert manager.heard() == "WATCHDOG=1"
+    assert "loop_stuck" not in daemon._problems.of("")
 
 
 def test_a_status_cannot_smuggle_another_word(manager: Manager, address: str) -> None:
