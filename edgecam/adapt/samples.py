@@ -3,13 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecam.errors import ShapeError
 from edgecam.types import Floats, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """A kept track, as the night sees it."""
+
+    id: str
+    visit: str
+    camera: str
+    place: str
+    day: int
+    """Local calendar day of its visit (ordinal); -1 if the clock was not set."""
+
+    first_s: float
+    last_s: float
+    """Seconds (source clock); comparable within the visit."""
+
+    mean: Floats
+    """(K,) float32 its features' mean by quality."""
+
+    features: NDArray[np.float16]
+    """(N, K) of its faces, the best first."""
+
+    qualities: Floats
+    """(N,) 0..1."""
+
+    infrared: bool
+    live: bool
+    """Proven; what is unproven is associated and asked about, but teaches nothing."""
+
+    clothes: Floats
+    """(C,) unit, or empty."""
+
+    taken_for: Optional[str]
+    """Person id that the last word about it named."""
+
+    person_id: Optional[str]
+    """Who the user said it is."""
+
+    nobody: bool
+    """The user said: none of the house's people."""
+
+    grouped: bool
+    """The user said it of a whole visitor, not of this track."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the user looked at this very track and said who it is: it is judged by, and teaches nothing."""
+        return self.nobody or (self.person_id is not None and not self.grouped)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,8 +88,11 @@ class House:
     def ask(self, op: str, **params: Any) -> List[Dict[str, Any]]:
         return list(execute(self.store, {"op": op, **params}))
 
+    def each(self, op: str, **params: Any) -> Iterator[Dict[str, Any]]:
+        return iter(self.ask(op, **params))
+
     def night(self, slot_h: float = 0.0) -> Night:
-        return look_back(self.ask, project, "m1", slot_h)
+        return look_back(self.each, project, "m1", slot_h)
 
     def keep(self, night: Night) -> Dict[str, Any]:
         return self.ask("proposals.put", proposals=night.proposals(), questions=night.questions())[0]

@@ -1,0 +1,172 @@
+"""Who came again: clusters across visits, and where merging stops."""
+
+from __future__ import annotations
+
+from typing import Any, List, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgecam.adapt.constraints import constrain
+from edgecam.adapt.gather import Kept, Watched
+from edgecam.adapt.linking import cluster, link, stop_distance
+from edgecam.adapt.samples import Track
+from edgecam.embed.sface import unit
+from edgecam.types import Floats
+
+DIM = 96
+
+
+def strangers(count: int = 300, seed: int = 1) -> Floats:
+    """Return features of people who are not like each other."""
+    return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+
+
+def kept_of(tracks: Sequence[Track]) -> Kept:
+    none = np.zeros((0, 0))
+    watched = Watched(tuple(tracks), np.full(len(tracks), -1, np.int64), (), none, none, none.astype(bool), 0)
+    return Kept("m", watched, constrain(tracks, watched.vectors(unit)), (), (), np.zeros(0, np.bool_))
+
+
+class Street:
+    """Strangers who come on several days."""
+
+    def __init__(self, seed: int, people: int = 8, visits: int = 4, *, spread: float = 0.5) -> None:
+        rng = np.random.default_rng(seed)
+        centres = rng.normal(size=(people, DIM))
+        self.tracks: List[Track] = []
+        self.who: List[int] = []
+        for visit in range(visits):
+            for who in range(people):
+                faces = centres[who] + spread * rng.normal(size=(int(rng.integers(1, 9)), DIM))
+                self.add(f"V{visit}W{who}", 1, who, faces.astype(np.float32))
+
+    def add(self, visit: str, day: int, who: int, faces: Floats, **said: Any) -> None:
+        about = {"taken_for": None, "person_id": None, "nobody": False, "grouped": False, **said}
+        self.tracks.append(
+            Track(
+                f"T{len(self.tracks):03}",
+                visit,
+                "front",
+                "door",
+                day,
+                0.0,
+                4.0,
+                faces.mean(axis=0),
+                faces.astype(np.float16),
+                np.ones(len(faces), np.float32),
+                infrared=False,
+                live=True,
+                clothes=np.zeros(0, np.float32),
+                **about,
+            )
+        )
+        self.who.append(who)
+
+
+def nobody_named(tracks: Sequence[Track]) -> NDArray[np.bool_]:
+    return np.zeros(len(tracks), np.bool_)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_stranger_who_came_again_is_one_visitor(seed: int) -> None:
+    street = Street(seed)
+    linked = link(kept_of(street.tracks), unit, strangers(), nobody_named(street.tracks))
+    ids = [track.id for track in street.tracks]
+    assert sorted({street.who[ids.index(i)] for i in group} for group in linked.visitors) == [{w} for w in range(8)]
+    assert all(len(group) == 4 for group in linked.visitors)
+
+
+def test_who_came_once_is_no_visitor() -> None:
+    street = Street(0, people=3, visits=1)
+    extra = street.tracks[0].features.astype(np.float32)
+    street.add(street.tracks[0].visit, 1, 0, extra)  # seen twice in one visit
+    linked = link(kept_of(street.tracks[:3]), unit, strangers(), nobody_named(street.tracks[:3]))
+    assert linked.visitors == ()
+    assert len(set(linked.group.tolist())) == 3
+
+
+def test_whoever_is_linked_with_somebody_known_is_no_visitor() -> None:
+    street = Street(1, people=4)
+    named = nobody_named(street.tracks)
+    named[street.who.index(1)] = True  # by the identifier
+    at = street.who.index(2)
+    faces = street.tracks[at].features.astype(np.float32)
+    street.add("V9", 3, 2, faces, person_id="ann")
+    street.add("V9", 3, 3, street.tracks[street.who.index(3)].features.astype(np.float32), nobody=True)
+    linked = link(kept_of(street.tracks), unit, strangers(), np.append(named, [False, False]))
+    ids = [track.id for track in street.tracks]
+    assert [{street.who[ids.index(i)] for i in group} for group in linked.visitors] == [{0}]
+
+
+def test_two_seen_at_once_never_become_one_however_alike() -> None:
+    rng = np.random.default_rng(3)
+    centre = rng.normal(size=DIM)
+    street = Street(0, people=0)
+    for visit in range(6):  # twins, side by side
+        for twin in range(2):
+            faces = (centre + 0.3 * rng.normal(size=(4, DIM))).astype(np.float32)
+            street.add(f"V{visit}", 1, twin, faces)
+    linked = link(kept_of(street.tracks), unit, strangers(), nobody_named(street.tracks))
+    for a in range(0, 12, 2):
+        assert linked.group[a] != linked.group[a + 1]
+    assert len(set(linked.group.tolist())) >= 2
+
+
+def test_who_is_apart_is_carried_through_merges() -> None:
+    # 0 and 1 are nearest, then 1 and 2; 0 and 2 are two people: 2 must stay out of {0, 1}, and merge with 3.
+    distances = np.array([[0, 0.1, 0.3, 0.9], [0.1, 0, 0.2, 0.9], [0.3, 0.2, 0, 0.5], [0.9, 0.9, 0.5, 0]], np.float32)
+    apart = np.zeros((4, 4), np.bool_)
+    apart[0, 2] = apart[2, 0] = True
+    assert cluster(distances, np.ones(4, np.int64), apart, 0.6).tolist() == [0, 0, 1, 1]
+    assert cluster(distances, np.ones(4, np.int64), np.zeros((4, 4), np.bool_), 0.6).tolist() == [0, 0, 0, 1]
+    assert cluster(distances, np.ones(4, np.int64), apart, 0.05).tolist() == [0, 1, 2, 3]
+    assert cluster(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), apart[:0, :0], 1.0).tolist() == []
+
+
+def test_the_distance_of_clusters_is_the_mean_over_all_pairs_of_faces() -> None:
+    rng = np.random.default_rng(0)
+    rows = unit(rng.normal(size=(9, 5)).astype(np.float32))
+    parts = [rows[:1], rows[1:4], rows[4:9]]
+    faces = np.array([1, 3, 5])
+    squared = [[np.mean([[((a - b) ** 2).sum() for b in q] for a in p]) for q in parts] for p in parts]
+    distances = np.array(squared, np.float32)
+    none = np.zeros((3, 3), np.bool_)
+    order = sorted(((0, 1), (0, 2), (1, 2)), key=lambda pair: squared[pair[0]][pair[1]])
+    a, b = order[0]
+    (c,) = {0, 1, 2} - {a, b}
+    both = np.concatenate([parts[a], parts[b]])
+    height = np.mean([[((x - y) ** 2).sum() for y in parts[c]] for x in both])
+    assert len(set(cluster(distances, faces, none, float(height) - 1e-4).tolist())) == 2
+    assert len(set(cluster(distances, faces, none, float(height) + 1e-4).tolist())) == 1
+
+
+def test_merging_stops_where_strangers_begin() -> None:
+    many = unit(strangers(400))
+    alone = stop_distance(np.zeros(0, np.float32), many)
+    between = 2 - 2 * (many @ many.T)[np.triu_indices(400, 1)]
+    assert np.mean(between < alone) == pytest.approx(0.001, abs=2e-4)
+    # Look-alikes of this house, seen side by side, are nearer than strangers.
+    assert stop_distance(np.full(20, 0.4, np.float32), many) == pytest.approx(0.4)
+    assert stop_distance(np.full(19, 0.4, np.float32), many) == alone
+    assert stop_distance(np.full(20, 3.0, np.float32), many) == alone
+
+
+def test_nothing_kept_is_nothing_linked() -> None:
+    linked = link(kept_of([]), unit, strangers(), np.zeros(0, np.bool_))
+    assert (linked.visitors, linked.group.shape) == ((), (0,))
+    assert 0.0 < linked.stop < 4.0
+
+
+def test_a_week_at_the_bound_fits_a_small_board() -> None:
+    import tracemalloc
+
+    street = Street(0, people=200, visits=7)
+    kept = kept_of(street.tracks)
+    tracemalloc.start()
+    linked = link(kept, unit, strangers(), nobody_named(street.tracks))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(linked.visitors) > 180
+    assert peak < 60e6
