@@ -210,7 +210,8 @@ class StoreConfig(Section):
     cluster_unknown: bool = False
     """Keep what everybody at the door looks like for 7 days (opt-in): who returns, and whose phone comes with whom."""
     local_strangers: bool = False
-    """Keep features of unknown visitors for 30 days to refine the thresholds (opt-in)."""
+    """Keep features of live unknown visitors for 30 days, to refine the thresholds and to judge new heads by (opt-in);
+    dropped when somebody new is enrolled."""
     backup_dir: Optional[Path] = None
 
 

@@ -52,10 +52,11 @@ def _show(args: argparse.Namespace) -> int:
         print("  it learnt from somebody who was forgotten since: its head and its report are erased")
         return 0
     print(f"  learnt from {', '.join(names.get(one, one) for one in row['people']) or 'nobody'}")
-    for check in row["record"]["report"].get("checks", []):
-        print(f"  {'ok' if check.get('passed') else 'NO'}  {check.get('text', check.get('name'))}")
     for reason in row["reasons"]:
         print(f"  {reason}")
+    for check in (row["record"]["report"].get("gate") or {}).get("checks", []):
+        subject = f" ({names.get(check['subject'], check['subject'])})" if check["subject"] else ""
+        print(f"  {'ok    ' if check['passed'] else 'FAILED'}  {check['name']}{subject}: {check['said']}")
     for name, digest in row["record"]["heads"].items():
         print(f"  {name} sha256 {digest}")
     print(f"  signed {row['signature'][:16]}... by this box ({row['public_key']})")

@@ -118,6 +118,8 @@ class Recorder:
                         self._store.add_visit_picture(decision.visit, decision.track, said.picture)
                     if said.tracklet is not None and self._tracklets:
                         self._store.add_tracklet(said.tracklet)
+                    if said.tracklet is not None and word.verdict is Verdict.UNKNOWN and word.liveness is Liveness.LIVE:
+                        self._store.add_stranger_features(said.tracklet.model, said.tracklet.mean()[None])
                 self.stored += 1
                 self.tally.note(word)
 

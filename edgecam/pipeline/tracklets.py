@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping
 
 from edgecam.errors import ConfigError
@@ -12,6 +13,9 @@ from edgecam.store import KeptTrack, NotStoredError, Proposal, Store
 if TYPE_CHECKING:
     from edgecam.pipeline.operations import Call
 
+ASKED_KEY = "asked"
+"""Setting: `{"day": ordinal, "count": questions answered on it}`."""
+QUESTIONS_A_DAY = 3
 QUESTIONS_KEY = "questions"
 """Setting: the open questions, `[{"id", "people": [ids], "tracklets": [ids]}]`; only ids, never names."""
 
@@ -88,6 +92,7 @@ def _propose(call: Call) -> Iterator[Record]:
     except (TypeError, ValueError) as err:
         raise ConfigError(f"proposals.put: {err}") from err
     questions = [dict(mapping_of(item, "question")) for item in call.list("questions")]
+    questions = questions[: QUESTIONS_A_DAY - _answered_today(call)]
     with call.store.transaction():
         kept = call.store.propose(proposals)
         call.store.put(QUESTIONS_KEY, questions)
@@ -130,6 +135,7 @@ def _answer(call: Call) -> Iterator[Record]:
             else:
                 call.store.is_person(row_id, person.id)
         call.store.put(QUESTIONS_KEY, [one for one in questions if one is not question])
+        call.store.put(ASKED_KEY, {"day": _today(call), "count": _answered_today(call) + 1})
     yield {"question": wanted, "person": person.name if person else None, "faces": len(rows)}
 
 
@@ -156,6 +162,15 @@ def proposal_records(store: Store, visit: str, names: Mapping[str, str]) -> Dict
         for track, one in store.proposals(visit)
     ]
     return {"proposed": rows}
+
+
+def _today(call: Call) -> int:
+    return dt.datetime.fromtimestamp(call.clock.wall_s()).toordinal()  # noqa: DTZ006 - the user's own day
+
+
+def _answered_today(call: Call) -> int:
+    found = call.store.get(ASKED_KEY)
+    return int(found["count"]) if isinstance(found, dict) and found.get("day") == _today(call) else 0
 
 
 def _visits(store: Store) -> Dict[str, KeptTrack]:

@@ -57,7 +57,7 @@ class People(Base):
     """Everything about people but their faces."""
 
     def add_person(self, name: str, role: Role = Role.RESIDENT, consent: Optional[Mapping[str, Any]] = None) -> Person:
-        """Store a new person.
+        """Store a new person; the strangers kept until now are dropped, for they may be this person's earlier visits.
 
         Args:
             name: unique regardless of case.
@@ -83,6 +83,7 @@ class People(Base):
                     key.seal(f"people:{person.id}:consent", pack_json(person.consent)),
                 ),
             )
+            self._db.run("DELETE FROM strangers")
             if consent:
                 self.audit(caller(), "consent", person.id)
             self._bump()

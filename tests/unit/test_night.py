@@ -286,3 +286,24 @@ def test_wrong_proposals_are_refused_and_the_old_ones_stay(store: Store, proposa
     with pytest.raises(ConfigError):
         house.ask("proposals.put", proposals=proposals, questions=[])
     assert house.ask("visits.show", visit="VIS001")[0]["proposed"]
+
+
+def test_at_most_three_questions_are_answered_a_day_however_often_it_is_tuned(store: Store, watch: Watch) -> None:
+    house = House(store)
+    visit = house.visit(0, phones=[0])
+    (row,) = store.tracklets(visit)
+
+    def ask(op: str, **params: Any) -> List[Dict[str, Any]]:
+        return list(execute(store, {"op": op, **params}, clock=watch))
+
+    asked = [{"id": f"q{i}", "people": [], "tracklets": [row.id]} for i in range(5)]
+    for left in (3, 2, 1, 0):
+        ask("proposals.put", proposals=[], questions=asked)
+        waiting = [one["question"] for one in ask("questions.list")]
+        assert len(waiting) == left
+        if waiting:
+            ask("questions.answer", question=waiting[0], name=None)
+            store._db.run("UPDATE tracklets SET nobody = 0")  # so that there is something to ask about
+    watch.now_s += DAY_S
+    ask("proposals.put", proposals=[], questions=asked)
+    assert len(ask("questions.list")) == 3

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
+import numpy as np
 import pytest
 from test_store_samples import Watch, crop, decision, known
 
@@ -16,7 +17,7 @@ from edgecam.daemon.recorder import Recorder
 from edgecam.errors import StoreError
 from edgecam.pipeline.camera import Said
 from edgecam.store import Store
-from edgecam.types import Person, Phase, Verdict
+from edgecam.types import Liveness, Person, Phase, Tracklet, Verdict
 
 NAME = "Wilhelmina Quux"
 
@@ -104,3 +105,24 @@ def test_of_two_candidates_the_other_is_still_told(store: Store, recorder: Recor
     store.forget(ann.id)
     (event,) = events(store)
     assert (event["event_type"], event["candidates"], event["reason"]) == ("uncertain", ["Ben"], "forgotten")
+
+
+def test_live_strangers_are_kept_as_features_where_wanted_until_somebody_new_is_enrolled(
+    tmp_path: Path, problems: Problems
+) -> None:
+    keep = StoreConfig(local_strangers=True)
+    features = np.array([[1.0, 3.0], [3.0, 5.0]], np.float32)
+    with Store.open(tmp_path / "other", keep, clock=Watch()) as store:
+        told = Recorder(store, AlertsConfig(), keep, Watch(), problems, lambda: None)
+
+        def say(number: int, verdict: Verdict, liveness: Liveness) -> None:
+            word = decision(f"d{number}", "v1", number, verdict=verdict, liveness=liveness)
+            seen = Tracklet("v1", number, "front", "base", 0.0, 1.0, features, np.array([0.5, 0.5], np.float32))
+            told.say(Said(word, None, seen))
+
+        say(1, Verdict.UNKNOWN, Liveness.LIVE)
+        say(2, Verdict.UNKNOWN, Liveness.UNPROVEN)
+        say(3, Verdict.UNCERTAIN, Liveness.LIVE)
+        assert store.stranger_features("base").tolist() == [[2.0, 4.0]]
+        store.add_person("Nanny")
+        assert not len(store.stranger_features("base"))
