@@ -138,10 +138,10 @@ def test_the_night_comes_by_its_timer(machine: Machine) -> None:
         lambda: machine.show("edgecam-tune.service", "ExecMainExitTimestampMonotonic", "ActiveState")[0] != "0",
         "the night's end",
     )
+    machine.sh("systemctl stop edgecam-tune.timer; rm -r /etc/systemd/system/edgecam-tune.timer.d")
     assert machine.show("edgecam-tune.service", "Result", "ExecMainStatus") == ["success", "0"], machine.journal(
         "edgecam-tune"
     )
-    machine.sh("systemctl stop edgecam-tune.timer; rm -r /etc/systemd/system/edgecam-tune.timer.d")
 
 
 PROBE = """
