@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Iterator, List
 
@@ -242,6 +247,86 @@ def test_a_backup_of_schema_3_is_brought_back(tmp_path: Path, watch: Watch, monk
         assert store.tracklets() == []
         assert store.restore(tmp_path / "edgecam-old.db").visits == 2
         assert [row.id for row in store.tracklets()] == ["ROW1", "ROW2"]
+
+
+SLOW = """
+import sys
+from pathlib import Path
+import edgecam.store.db as db
+from edgecam.store import Store
+steps = db.migrations()
+slow = "SELECT count(*) FROM (WITH RECURSIVE n (x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n) SELECT x FROM n);"
+db.migrations = lambda: {number: sql + (slow if number == 4 else "") for number, sql in steps.items()}
+print("begins", flush=True)
+Store.open(Path(sys.argv[1]))
+"""
+
+
+def test_a_kill_amid_the_migration_leaves_the_old_version(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_store(tmp_path / "state", watch, monkeypatch)
+    child = python(SLOW, tmp_path / "state")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begins\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1.5)  # by now it has begun: opening takes milliseconds, the step after the tables are made for ever
+    child.kill()
+    child.wait()
+    connection = sqlite3.connect(tmp_path / "state/edgecam.db")
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    connection.close()
+    with Store.open(tmp_path / "state", KEEP, clock=watch) as store:
+        assert [row.id for row in store.tracklets()] == ["ROW1", "ROW2"]
+        assert store.problems() == []
+
+
+BUSY = """
+import sys
+from pathlib import Path
+from edgecam.config import StoreConfig
+from edgecam.store import Store
+from test_tracklets import tracklet
+store = Store.open(Path(sys.argv[1]), StoreConfig(cluster_unknown=True))
+first = int(sys.argv[2])
+store.add_person("Ann") if store.find_person("Ann") is None else None
+for i in range(first, first + 20):
+    store.open_visit(f"V{i:05}", "door", "front", 1e9)
+    store.add_tracklet(tracklet(f"V{i:05}", seed=i))
+    ids = [row.id for row in store.kept_tracks()]
+    store.put_visitors([ids[::2], ids[1::2]])
+    if i % 4 == 3:
+        store.is_person(ids[0], store.find_person("Ann").id)
+        store.forget(store.find_person("Ann").id)
+        store.add_person("Ann")
+    print(i, flush=True)
+"""
+
+
+def test_killed_amid_anything_the_store_stays_whole(tmp_path: Path) -> None:
+    for turn, lines in enumerate((2, 5, 9)):
+        child = python(BUSY, tmp_path, 100 * turn)
+        assert child.stdout is not None
+        for _ in range(lines):
+            assert child.stdout.readline()
+        time.sleep(0.013 * turn)
+        child.kill()
+        child.wait()
+        with Store.open(tmp_path, KEEP) as store:
+            assert store.problems() == []
+            ids = {row.id for row in store.tracklets()}
+            assert ids == {row.id for row in store.kept_tracks()}
+            owners = {row[0] for row in store._db.rows("SELECT owner FROM keys")}
+            assert owners == ids | {person.id for person in store.people()}  # no key without its track, none left over
+            groups = [track.id for visitor in store.visitors() for track in visitor.tracks]
+            assert len(groups) == len(set(groups))
+            assert set(groups) <= ids
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 # Which faces.
