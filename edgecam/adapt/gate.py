@@ -33,7 +33,7 @@ _PEOPLE_MIN = 2
 _EACH_MIN = 2
 """So many judged faces of everybody: nobody's recognition may change unseen."""
 _FRESH_MIN = 10
-"""Confirmed visits that no training has seen; of fewer than five an exact test can tell nothing."""
+"""Confirmed faces that no training has seen; of fewer than five an exact test can tell nothing."""
 _ALIKE_MORE = 0.02
 """Similarity by which a pair that is already over the threshold may look more alike."""
 _HEADROOM_LESS = 0.01
@@ -274,7 +274,7 @@ def _too_little(gallery: Gallery, verified: Verified) -> Iterator[Check]:
         yield Check("people", False, f"{people} enrolled, {_PEOPLE_MIN} are needed", n=people, bound=_PEOPLE_MIN)
     fresh = int(np.sum(~verified.learnt & (verified.owner >= 0)))
     if fresh < _FRESH_MIN:
-        said = f"{fresh} confirmed visits that took no part in training, {_FRESH_MIN} are needed: `edgecam review`"
+        said = f"{fresh} confirmed faces that took no part in training, {_FRESH_MIN} are needed: `edgecam review`"
         yield Check("confirmed", False, said, n=fresh, bound=_FRESH_MIN)
     for i, person in enumerate(gallery.people):
         photos = int(np.sum(gallery.owner == i))
@@ -515,9 +515,9 @@ def _gain(verified: Verified, now: Answers, new: Answers, met: Mapping[str, Tupl
     }
     found = []
     if sign_test(won, lost) < _P:
-        found.append(f"{won} more confirmed visits are recognised")
+        found.append(f"{won} more confirmed faces are recognised")
     if sign_test(up, down) < _P and float(rise.mean()) >= _HEADROOM_LESS:
-        found.append(f"confirmed visits stand {rise.mean():.3f} higher above the threshold")
+        found.append(f"confirmed faces stand {rise.mean():.3f} higher above the threshold")
     for kind, (good, bad) in fewer.items():
         if sign_test(good, bad) < _P:
             found.append(f"{good - bad} fewer {kind} strangers named")

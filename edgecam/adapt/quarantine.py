@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import exp
-from typing import Callable, Dict, Iterator, List, Literal, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
 
 import numpy as np
 
+from edgecam.adapt.gate import Verified
 from edgecam.adapt.samples import Samples
 from edgecam.embed.sface import unit
 from edgecam.errors import ShapeError
@@ -23,7 +24,11 @@ from edgecam.types import Floats, Ints, Verdict
 Rule = Literal["apart", "other", "stranger", "unlike", "young", "share", "drift"]
 
 _STRANGER = _MEAN + 2.0 * _SPREAD
-"""Under this a face is surely not the person's: 19 of 20 strangers are, and one in a hundred of its own at dusk."""
+"""Under this a face is surely not the person's: 19 of 20 strangers are, and one in a hundred of its own at dusk ..."""
+_LOWEST, _LOWEST_FROM = 0.05, 10
+"""... but not where so many of the confirmed ones, of ten at least, are lower: there the light is to blame."""
+_AROUND = 5
+"""A face at night says little; the mean of so many of its label that are most like it says much more."""
 _UNLIKE = 0.10
 """Cosine by which unrecognised faces may resemble one another more than the person."""
 _NEAREST = 3
@@ -47,6 +52,26 @@ class Evidence:
 
     usual: Floats
     """(P,) groups a day that each person used to teach, NaN if there is no history."""
+
+    locked: Optional[Floats] = None
+    """(C, K) a face of each track of the locked set: how these people look here; they teach nothing."""
+
+    locked_owner: Optional[Ints] = None
+    """(C,) int64 index into the samples' people, -1 nobody of them."""
+
+
+def locked_faces(verified: Verified, gallery: Sequence[str], people: Sequence[str]) -> Tuple[Floats, Ints]:
+    """Return `locked` and `locked_owner` of `Evidence`: the first face of each track of the locked set.
+
+    Args:
+        verified: its owners are numbers of the gallery's people.
+        gallery: the ids of these.
+        people: the samples'.
+    """
+    _, first = np.unique(verified.track, return_index=True)
+    at = {person: i for i, person in enumerate(people)}
+    owner = np.array([at.get(gallery[i], -1) if i >= 0 else -1 for i in verified.owner], np.int64)
+    return verified.features[first], owner
 
 
 @dataclass(frozen=True)
@@ -142,15 +167,42 @@ class _Look:
         enrolled = np.zeros(groups, np.bool_)
         enrolled[samples.group[samples.enrolled]] = True
         self.trusted = labelled & (enrolled | (evidence.verified == self.label))
-        self.own = np.array([self._similarity(g) for g in range(groups)])
+        self.own = self._similarity(self.mean, self.label)
         self.recognised = self.trusted | (self.own >= self.identifier.calibration.threshold)
+        self.around = self._surroundings()
+        locked, owner = evidence.locked, evidence.locked_owner
+        if locked is None or owner is None or not len(locked):
+            locked, owner = samples.features[:0], np.zeros(0, np.int64)
+        if owner.shape != (len(locked),):
+            raise ShapeError(f"want {len(locked)} owners of the locked set")
+        self.locked, self.locked_owner = self.project(locked) if len(locked) else self.mean[:0], owner
+        lows = np.sort(self._similarity(self.locked, owner)[owner >= 0])
+        self.owners = [i for i in range(people) if np.any(owner == i)]
+        self.confirmed = [unit(self.locked[owner == i].mean(axis=0)[None])[0] for i in self.owners]
+        self.least = self.least_around = _STRANGER
+        if len(lows) >= _LOWEST_FROM:
+            means = self._similarity(np.stack(self.confirmed), np.array(self.owners))
+            self.least = min(_STRANGER, float(lows[int(_LOWEST * len(lows))]))
+            self.least_around = min(_STRANGER, float(means.min()))
 
-    def _similarity(self, group: int) -> float:
-        """Return how much the group looks like the person of its label, to the identifier in service."""
-        person = self.samples.people[self.label[group]] if self.label[group] >= 0 else None
-        if person not in self.identifier.people:
-            return -1.0
-        return float(self.identifier.scores(self.tracks[group]).mean(axis=0)[self.identifier.people.index(person)])
+    def _similarity(self, vectors: Floats, person: Ints) -> Floats:
+        """Return (N,) how much each vector looks like its person, to the identifier in service; -1 like nobody."""
+        out = np.full(len(vectors), -1.0, np.float32)
+        column = {name: i for i, name in enumerate(self.identifier.people)}
+        known = np.array([column.get(self.samples.people[p], -1) if p >= 0 else -1 for p in person], np.int64)
+        rows = np.flatnonzero(known >= 0)
+        if len(rows):
+            out[rows] = self.identifier.scores(vectors[rows])[np.arange(len(rows)), known[rows]]
+        return out
+
+    def _surroundings(self) -> Floats:
+        """Return (G, D) the mean of each doubted group and those of its label that are most like it."""
+        around = self.mean.copy()
+        for _, mine in self._of_each():
+            cosines = self.mean[mine] @ self.mean[mine].T
+            nearest = np.argsort(-cosines, axis=1)[:, :_AROUND]
+            around[mine] = unit(self.mean[np.array(mine)[nearest]].mean(axis=1))
+        return around
 
     def _doubted(self) -> List[int]:
         """Return the groups that a machine labelled and no rule has taken out."""
@@ -175,17 +227,29 @@ class _Look:
                 yield g, "apart", "seen together with this very person"
 
     def other(self) -> Found:
-        """The identifier in service knows the face as somebody else."""
+        """The identifier in service knows the face as somebody else, or its like resemble another's confirmed faces."""
         for g in self._doubted():
             match = self.identifier.match(self.tracks[g])
             if match.verdict is Verdict.KNOWN and match.person_id != self.samples.people[self.label[g]]:
                 yield g, "other", f"recognised as another at {match.similarity:.2f}"
+            elif self.label[g] in self.owners and not self.recognised[g]:
+                cosines = np.stack(self.confirmed) @ self.around[g]
+                own = float(cosines[self.owners.index(int(self.label[g]))])
+                if cosines.max() > own:
+                    yield (
+                        g,
+                        "other",
+                        f"cosine {cosines.max():.2f} to another's confirmed faces, {own:.2f} to the person's",
+                    )
 
     def stranger(self) -> Found:
-        """The face is surely not this person's."""
+        """The face is surely not this person's, nor are those most like it."""
+        scores = self._similarity(self.around, self.label)
         for g in self._doubted():
-            if self.own[g] < _STRANGER:
-                yield g, "stranger", f"similarity {self.own[g]:.2f}, strangers stay under {_STRANGER:.2f}"
+            if self.own[g] < self.least:
+                yield g, "stranger", f"similarity {self.own[g]:.2f}, at least {self.least:.2f} is needed"
+            elif scores[g] < self.least_around and not self.recognised[g]:
+                yield g, "stranger", f"with its like {scores[g]:.2f}, at least {self.least_around:.2f} is needed"
 
     def unlike(self) -> Found:
         """Unrecognised faces resemble one another and not the person: another's, or a mask that nobody confirmed."""
@@ -214,7 +278,9 @@ class _Look:
         """
         for g in self._doubted():
             same = self.label == self.label[g]
-            known, sure = self.mean[self.recognised & same], self.mean[self.trusted & same]
+            mine = self.locked[self.locked_owner == self.label[g]]
+            known = np.concatenate([self.mean[self.recognised & same], mine])
+            sure = np.concatenate([self.mean[self.trusted & same], mine])
             radius = self.identifier.calibration.radius.get(self.samples.people[self.label[g]], 1.0)
             if self.recognised[g] or not len(known) or (sure @ self.mean[g]).max(initial=-1.0) >= radius:
                 continue  # recognised, or in a look that a person has confirmed
@@ -242,7 +308,8 @@ class _Look:
     def drift(self) -> Found:
         """A person's mean must not move far in a week, were the night to count as much as all that is confirmed."""
         for person, mine in self._of_each():
-            sure = self.mean[self.trusted & (self.label == person)]
+            locked = self.locked[self.locked_owner == person]
+            sure = np.concatenate([self.mean[self.trusted & (self.label == person)], locked])
             if not len(sure):
                 continue
             before, night = unit(np.stack([sure.mean(axis=0), self.mean[mine].mean(axis=0)]))

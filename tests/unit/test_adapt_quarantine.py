@@ -7,7 +7,8 @@ from typing import List, Sequence, Tuple
 import numpy as np
 import pytest
 
-from edgecam.adapt.quarantine import Evidence, Quarantine, quarantine, some_groups
+from edgecam.adapt.gate import Verified
+from edgecam.adapt.quarantine import Evidence, Quarantine, locked_faces, quarantine, some_groups
 from edgecam.adapt.samples import Samples
 from edgecam.config import IdentifyConfig
 from edgecam.embed.sface import unit
@@ -55,8 +56,10 @@ def run(
     apart: Sequence[Tuple[int, int]] = (),
     verified: Sequence[int] = (),
     usual: float = float("nan"),
+    confirmed: Sequence[Tuple[Floats, int]] = (),
 ) -> Quarantine:
-    """Return the quarantine of groups 2.. (0 and 1 are the enrolment photos); `verified` are groups the user named."""
+    """Return the quarantine of groups 2.. (0 and 1 are the enrolment photos); `verified` are groups the user
+    named, `confirmed` faces in the locked set with their owners."""
     count = len(labels)
     samples = Samples(
         features=np.stack([*ENROLLED, *(v for v, _, _ in labels)]),
@@ -69,8 +72,12 @@ def run(
     )
     asked = np.full(2 + count, -1, np.int64)
     asked[list(verified)] = samples.shares.argmax(axis=1)[list(verified)]
+    locked = np.stack([v for v, _ in confirmed]) if confirmed else None
+    locked_owner = np.array([p for _, p in confirmed], np.int64)
     days = np.array([0, 0, *(d for _, _, d in labels)], np.int64)
-    return quarantine(samples, Evidence(asked, days, np.full(2, usual, np.float32)), identifier, unit)
+    return quarantine(
+        samples, Evidence(asked, days, np.full(2, usual, np.float32), locked, locked_owner), identifier, unit
+    )
 
 
 def rules(found: Quarantine) -> List[Tuple[int, str]]:
@@ -120,6 +127,43 @@ def test_a_doubtful_face_like_those_taken_out_follows_them(identifier: Identifie
     assert rules(found) == [(18, "stranger"), (19, "stranger"), (20, "unlike")]
     lone = run(identifier, [*HONEST, (unit(third[None])[0], 0, 2)])
     assert rules(lone) == [(18, "young")]
+
+
+PALE = [(v, 0) for v in near(ANN, 0.2, 10, 21)]
+
+
+def test_where_confirmed_faces_are_pale_labels_may_be(identifier: Identifier) -> None:
+    """The light is to blame, not somebody else."""
+    labels = [(v, 0, n) for n, v in enumerate(near(ANN, 0.23, 14, 22))]
+    assert {rule for _, rule in rules(run(identifier, labels))} >= {"stranger"}
+    assert rules(run(identifier, labels, confirmed=PALE)) == []
+    assert {rule for _, rule in rules(run(identifier, labels, confirmed=PALE[:9]))} >= {"stranger"}
+
+
+def test_the_like_of_a_pale_face_tell_more_than_itself(identifier: Identifier) -> None:
+    """Each might be Ann in bad light; the mean of five is surely not."""
+    labels = [(unit((0.12 * ANN + 0.5 * OTHER + 0.86 * AXES[20 + n])[None])[0], 0, n) for n in range(6)]
+    found = run(identifier, labels, confirmed=[(v, 0) for v in near(ANN, 0.1, 10, 24)])
+    assert {rule for _, rule in rules(found)} == {"stranger"}
+    assert all("with its like" in one.said for one in found.taken)
+
+
+def test_what_is_more_like_anothers_confirmed_faces_is_taken_out(identifier: Identifier) -> None:
+    label = (unit((0.3 * ANN + 0.35 * BEN + 0.88 * AXES[20])[None])[0], 0, 1)
+    assert rules(run(identifier, [label], confirmed=PALE)) == [(2, "young")]
+    found = run(identifier, [label], confirmed=[*PALE, *((v, 1) for v in near(BEN, 0.5, 3, 23))])
+    assert rules(found) == [(2, "other")]
+    assert "another's confirmed faces" in found.taken[-1].said
+
+
+def test_the_locked_set_is_renumbered_for_the_samples() -> None:
+    verified = Verified(
+        np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 1, 2]), np.array([1, -1, 0]),
+        np.zeros(3, np.bool_), ("a", "b", "c"),
+    )  # fmt: skip
+    faces, owner = locked_faces(verified, ("cyd", "ann"), ("ann", "ben"))
+    assert faces.tolist() == [[0, 1], [2, 3], [6, 7]]
+    assert owner.tolist() == [0, -1, -1]
 
 
 def appearance(days: Sequence[int]) -> List[Label]:
@@ -193,4 +237,9 @@ def test_nothing_labelled_is_nothing_taken(identifier: Identifier) -> None:
 def test_evidence_of_other_groups_is_refused(identifier: Identifier) -> None:
     samples = run(identifier, []).samples
     with pytest.raises(ShapeError, match="want 2 verified"):
-        quarantine(samples, Evidence(np.zeros(3, np.int64), np.zeros(2, np.int64), USUAL), identifier, unit)
+        quarantine(
+            samples,
+            Evidence(np.zeros(3, np.int64), np.zeros(2, np.int64), USUAL),
+            identifier,
+            unit,
+        )
