@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Iterable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -29,6 +30,8 @@ TRACKS_A_DAY, PERSON_A_DAY, UNKNOWN_A_DAY = 200, 20, 60
 """So many tracks are written in 24 hours: in all, of whom one person was seen in, of faces that were given no name."""
 _DAY_S = 86_400.0
 _KEPT_S = 7 * _DAY_S
+_EXPIRE_EVERY_S = 6 * 3600.0
+"""All that expires within so long goes at once: each time the table of keys is written anew, for secrecy."""
 _TAKEN_FOR = (
     "(SELECT d.person_id FROM decisions d WHERE d.visit = t.visit AND d.track = t.track ORDER BY seq DESC LIMIT 1)"
 )
@@ -179,7 +182,7 @@ class Tracklets(Visitors):
     # What expiring, erasing and restoring mean for them.
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
-        """See `Erase.purge`; faces are kept for seven days, and not at all where nobody asked for it."""
+        """See `Erase.purge`; faces are kept for seven days at most, and not at all where nobody asked for it."""
         if trusted:
             keep_s = _KEPT_S if self._config.cluster_unknown else 0.0
             with self.transaction():
@@ -187,7 +190,8 @@ class Tracklets(Visitors):
                     "UPDATE tracklets SET kept_from_s = ?1 WHERE kept_from_s < ?2 OR kept_from_s > ?1",
                     (now_wall_s, WALL_TRUSTED_AFTER_S),
                 )
-                self._db.run("DELETE FROM tracklets WHERE kept_from_s <= ?", (now_wall_s - keep_s,))
+                until_s = ceil((now_wall_s - keep_s) / _EXPIRE_EVERY_S) * _EXPIRE_EVERY_S
+                self._db.run("DELETE FROM tracklets WHERE kept_from_s <= ?", (until_s,))
         return super().purge(now_wall_s, trusted)
 
     def _tracks_of(self, person_ids: Set[str]) -> List[Tuple[str, int]]:

@@ -165,6 +165,22 @@ def test_a_day_writes_no_more_than_the_documented_bytes(store: Store, watch: Wat
     assert fill(store, people[0], PERSON_A_DAY + 5, 100_000) == PERSON_A_DAY
 
 
+def test_faces_go_four_times_a_day_and_never_late(store: Store, watch: Watch) -> None:
+    for i in range(24):
+        watch.now_s = NOW + 3600.0 * i
+        store.open_visit(f"V{i}", "door", "front", watch.now_s)
+        store.add_tracklet(tracklet(f"V{i}", faces=1))
+    left = [24]
+    for minutes in range(0, 25 * 60, 10):
+        watch.now_s = NOW + 6.9 * DAY_S + 60.0 * minutes
+        store.purge(watch.now_s, trusted=True)
+        left.append(len(store.kept_tracks()))
+        oldest = min((track.opened_wall_s for track in store.kept_tracks()), default=watch.now_s)
+        assert watch.now_s - oldest <= 7 * DAY_S
+    assert left[-1] == 0
+    assert 4 <= len(set(left)) - 1 <= 5
+
+
 def test_more_faces_than_a_track_may_have_are_refused(store: Store) -> None:
     store.open_visit("V1", "door", "front", NOW)
     with pytest.raises(ShapeError, match="at most 8 faces"):
