@@ -129,12 +129,12 @@ def test_a_doubtful_face_like_those_taken_out_follows_them(identifier: Identifie
     assert rules(lone) == [(18, "young")]
 
 
-PALE = [(v, 0) for v in near(ANN, 0.2, 10, 21)]
+PALE = [(face(ANN, 0.2, AXES[30 + n]), 0) for n in range(10)]
 
 
 def test_where_confirmed_faces_are_pale_labels_may_be(identifier: Identifier) -> None:
     """The light is to blame, not somebody else."""
-    labels = [(v, 0, n) for n, v in enumerate(near(ANN, 0.23, 14, 22))]
+    labels = [(face(ANN, 0.23, AXES[10 + n]), 0, n) for n in range(14)]
     assert {rule for _, rule in rules(run(identifier, labels))} >= {"stranger"}
     assert rules(run(identifier, labels, confirmed=PALE)) == []
     assert {rule for _, rule in rules(run(identifier, labels, confirmed=PALE[:9]))} >= {"stranger"}
