@@ -163,7 +163,7 @@ def _people_export(call: Call) -> Iterator[Record]:
     exported = call.store.export(call.person().id, call.actor or None)
     yield {"type": "person", **exported["person"]}
     kinds = {"face": "faces", "decision": "decisions", "picture": "visit_pictures", "device": "devices"}
-    for kind, key in {**kinds, "sighting": "sightings", "audit": "audit"}.items():
+    for kind, key in {**kinds, "sighting": "sightings", "tracklet": "tracklets", "audit": "audit"}.items():
         for item in exported[key]:
             yield {"type": kind, **jsonable(item)}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import ceil
-from typing import Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -179,7 +180,15 @@ class Tracklets(Visitors):
         )
         return [(track, Proposal(*rest)) for track, *rest in rows]
 
-    # What expiring, erasing and restoring mean for them.
+    # What exporting, expiring, erasing and restoring mean for them.
+
+    def export(self, person_id: str, actor: Optional[str] = None) -> Dict[str, Any]:
+        """See `Erase.export`; with what is kept of the tracks that may show the person."""
+        exported = super().export(person_id, actor)
+        mine = self._tracks_of({person_id})
+        kept = [row.seen for visit in sorted({visit for visit, _ in mine}) for row in self.tracklets(visit)]
+        exported["tracklets"] = [asdict(seen) for seen in kept if (seen.visit, seen.track) in mine]
+        return exported
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
         """See `Erase.purge`; faces are kept for seven days at most, and not at all where nobody asked for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, List, Sequence
 
 import numpy as np
@@ -9,10 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from edgecam.adapt.constraints import constrain
-from edgecam.adapt.gather import Kept, Watched
+from edgecam.adapt.gather import Kept, Project, Watched
 from edgecam.adapt.linking import cluster, link, stop_distance
 from edgecam.adapt.samples import Track
+from edgecam.capture.photo import read_photo
+from edgecam.config import Config
 from edgecam.embed.sface import unit
+from edgecam.evaluation.strangers import padded
+from edgecam.nn.registry import ModelRegistry
+from edgecam.pipeline.build import IdentifierFactory, make_stages, strangers_of
+from edgecam.pipeline.still import find_faces
 from edgecam.types import Floats
 
 DIM = 96
@@ -23,10 +30,10 @@ def strangers(count: int = 300, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
 
 
-def kept_of(tracks: Sequence[Track]) -> Kept:
+def kept_of(tracks: Sequence[Track], project: Project = unit) -> Kept:
     none = np.zeros((0, 0))
     watched = Watched(tuple(tracks), np.full(len(tracks), -1, np.int64), (), none, none, none.astype(bool), 0)
-    return Kept("m", watched, constrain(tracks, watched.vectors(unit)), (), (), np.zeros(0, np.bool_))
+    return Kept("m", watched, constrain(tracks, watched.vectors(project)), (), (), np.zeros(0, np.bool_))
 
 
 class Street:
@@ -170,3 +177,38 @@ def test_a_week_at_the_bound_fits_a_small_board() -> None:
     tracemalloc.stop()
     assert len(linked.visitors) > 180
     assert peak < 60e6
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.models
+def test_on_faces_of_the_street_visitors_are_one_person_each(registry: ModelRegistry, data_dir: Path) -> None:
+    """Grey crops of 275 people: 25 come in tracks of two photos, 250 in three of one; every photo of another day."""
+    config = Config()
+    detector, encoder = make_stages(config, registry)
+    recognizability = IdentifierFactory(encoder, config.embed, config.identify).recognizability
+    folders = {f: sorted(f.glob("*.*")) for f in sorted((data_dir / "lfw_gray").iterdir()) if f.is_dir()}
+    often = [f for f in folders if len(folders[f]) >= 20][:25]
+    seldom = [f for f in folders if 3 <= len(folders[f]) < 20][:250]
+    street = Street(0, people=0)
+    for who, folder in enumerate([*often, *seldom]):
+        faces = []
+        for path in folders[folder][: 20 if folder in often else 3]:
+            found = find_faces(padded(read_photo(path), 0.25), detector, encoder, recognizability, config.quality)
+            faces += [found[0].features] if found and found[0].quality.ok else []
+        step = 2 if folder in often else 1
+        for first in range(0, len(faces) - step + 1, step):
+            street.add(f"V{len(street.tracks)}", 1, who, np.stack(faces[first : first + step]))
+    drawn = strangers_of(config.embed).draw(500, seed=1)
+    linked = link(kept_of(street.tracks, encoder.project), encoder.project, drawn, nobody_named(street.tracks))
+    true = np.array(street.who)
+    left, right = np.triu_indices(len(true), 1)
+    said, is_so = linked.group[left] == linked.group[right], true[left] == true[right]
+    purity = sum(np.bincount(true[linked.group == g]).max() for g in np.unique(linked.group)) / len(true)
+    precision, recall = float(is_so[said].mean()), float(said[is_so].mean())
+    clusters = len(np.unique(linked.group))
+    print(f"\n{len(true)} tracks of {len(set(street.who))} people: stop {linked.stop:.3f}, {clusters} clusters, "
+          f"purity {purity:.4f}, pairs: precision {precision:.4f}, recall {recall:.4f}")  # fmt: skip
+    assert purity > 0.99
+    assert precision > 0.98
+    assert recall > 0.9

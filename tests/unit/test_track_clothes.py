@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from itertools import combinations, count
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List, Tuple
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image as Pictures
 from edgecam.config import Config
 from edgecam.nn.registry import ModelRegistry
 from edgecam.pipeline.build import make_stages
-from edgecam.track import clothes, mean_clothes
+from edgecam.track import Tracker, appearance, clothes, mean_clothes
 from edgecam.track.clothes import WIDTH
 from edgecam.types import Floats, Image
 
@@ -89,3 +91,62 @@ def test_two_who_walk_up_side_by_side_are_dressed_unlike(registry: ModelRegistry
     assert (
         min(float(one[0] @ one[1]), float(other[0] @ other[1])) > max(float(a @ b) for a in one for b in other) + 0.05
     )
+
+
+def pictures(path: Path) -> Iterator[Tuple[float, Image]]:
+    """Yield (seconds, picture) of a clip, about five a second."""
+    if path.suffix == ".gif":
+        at_s = 0.0
+        with Pictures.open(path) as clip:
+            for number in range(clip.n_frames):
+                clip.seek(number)
+                at_s += clip.info.get("duration", 100) / 1000
+                yield at_s, cv2.cvtColor(np.array(clip.convert("RGB")), cv2.COLOR_RGB2BGR)
+        return
+    video = cv2.VideoCapture(str(path))
+    rate = video.get(cv2.CAP_PROP_FPS)
+    for number in count():
+        fine, image = video.read()
+        if not fine:
+            return
+        if number % max(1, round(rate / 5)) == 0:
+            yield number / rate, np.asarray(image, np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.models
+def test_on_clips_of_several_people_most_tracks_are_more_like_themselves(
+    registry: ModelRegistry, data_dir: Path
+) -> None:
+    detector, _ = make_stages(Config(), registry)
+    within: List[float] = []
+    between: List[float] = []
+    spent: List[float] = []
+    for path in sorted((data_dir / "videos/multi").glob("*.[gm][ip][f4]")):
+        tracker = Tracker(Config().track)
+        seen: Dict[int, List[Tuple[float, Floats]]] = {}
+        for at_s, image in pictures(path):
+            faces = detector(image)
+            tracks = tracker.update(faces, at_s, appearance(image, faces))
+            for number, box in zip(tracks.ids.tolist(), tracks.faces.boxes):
+                began_s = time.perf_counter()
+                worn = clothes(image, box)
+                spent.append(time.perf_counter() - began_s)
+                if worn.size:
+                    seen.setdefault(number, []).append((at_s, worn))
+        rows = [rows for rows in seen.values() if len(rows) >= 3]
+        for mine in rows:
+            half = len(mine) // 2
+            within.append(float(mean_clothes([c for _, c in mine[:half]]) @ mean_clothes([c for _, c in mine[half:]])))
+        for a, b in combinations(rows, 2):
+            if min(a[-1][0], b[-1][0]) > max(a[0][0], b[0][0]):
+                between.append(float(mean_clothes([c for _, c in a]) @ mean_clothes([c for _, c in b])))
+    clear = float(np.mean(np.array(within) > max(between)))
+    print(f"\n{len(within)} tracks, halves: {min(within):.3f} to {max(within):.3f}, median {np.median(within):.3f}; "
+          f"{len(between)} pairs at once: {min(between):.3f} to {max(between):.3f}, median {np.median(between):.3f}; "
+          f"{clear:.0%} of the tracks above every pair; {1e3 * np.median(spent):.2f} ms a call")  # fmt: skip
+    assert len(within) >= 10
+    assert len(between) >= 20
+    assert np.median(within) > np.quantile(between, 0.95)
+    assert clear > 0.7

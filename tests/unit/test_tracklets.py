@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -126,6 +127,20 @@ def test_the_list_has_means_and_on_request_every_face(store: Store) -> None:
     assert (whole["liveness"], whole["infrared"], whole["place"]) == ("live", True, "door")
     sizes = {key: len(whole[key]) * 3 // 4 // 4 for key in ("features", "faces", "qualities", "clothes")}
     assert sizes == {"features": FEATURES, "faces": 3 * FEATURES, "qualities": 3, "clothes": CLOTHES_WIDTH}
+
+
+def test_what_is_kept_of_somebody_is_exported(store: Store) -> None:
+    ann = store.add_person("Ann")
+    for visit, track in (("V1", 1), ("V1", 2), ("V2", 1)):
+        store.open_visit(visit, "door", "front", NOW)
+        store.add_tracklet(tracklet(visit, track, faces=3))
+    rows = {(row.seen.visit, row.seen.track): row.id for row in store.tracklets()}
+    store.is_person(rows["V1", 2], ann.id)
+    store.propose([Proposal(rows["V2", 1], ann.id, 0.9, 5, 0)])
+    lines = [json.loads(json.dumps(line)) for line in execute(store, {"op": "people.export", "who": "Ann"})]
+    kept = [line for line in lines if line["type"] == "tracklet"]
+    assert sorted((line["visit"], line["track"]) for line in kept) == [("V1", 2), ("V2", 1)]
+    assert all(len(line["features"]) * 3 // 4 // 4 == 3 * FEATURES and line["liveness"] == "live" for line in kept)
 
 
 # How much a day.
@@ -362,6 +377,12 @@ def test_faces_unlike_each_other_are_chosen_the_best_first() -> None:
     assert len(unlike(rows, qualities, 3)) == 3
     assert unlike(rows[:1], qualities[:1], 8).tolist() == [0]
     assert len(unlike(np.zeros((3, 5), np.float32), np.ones(3, np.float32), 8)) <= 3
+
+
+def test_a_poorer_face_that_shows_more_is_taken_before_a_better_one_that_shows_the_same() -> None:
+    rows = np.array([[1.0, 0.0], [0.94, 0.342], [0.2, 0.98]], np.float32)
+    assert unlike(rows, np.array([0.9, 0.8, 0.5], np.float32), 2).tolist() == [0, 2]
+    assert unlike(rows, np.array([0.9, 0.8, 0.01], np.float32), 2).tolist() == [0, 1]
 
 
 CROP = FaceCrop(np.zeros((64, 64, 3), np.uint8), np.array([12, 12, 40, 40], np.float32), np.zeros((5, 2), np.float32))
