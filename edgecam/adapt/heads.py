@@ -1,0 +1,203 @@
+"""The layers that the night tunes, as PyTorch modules: read from the installed ONNX files and written back into ONNX.
+
+FaceNet's head (cut A: 1792 -> 512, the batch norm as an affine map) and a 128 x 128 adapter behind SFace, each alone or
+both as `fused`. Written back by replacing initialisers: nothing is exported, so the file differs in numbers alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Union
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
+
+from edgecam.adapt.apart import Kind
+from edgecam.embed import FACENET_SHARE
+from edgecam.embed.base import head_session
+from edgecam.errors import ModelError
+from edgecam.types import Floats
+
+FACENET_FILE = "facenet_head"
+SFACE_FILE = "sface_head"
+
+FACENET_WIDTH = 1792
+SFACE_WIDTH = 128
+
+_EPS_BN = 1e-3
+_MAX_DIFFERENCE = 1e-5
+"""Of a coordinate of a unit vector, PyTorch against onnxruntime."""
+_OPSET, _IR = 13, 8
+"""What onnxruntime 1.11 (the oldest board's) reads."""
+
+
+class FaceNetHead(nn.Module):  # type: ignore[misc] # torch comes without types here
+    """FaceNet from its pooled features on: unit(gamma (W f - mean) / sqrt(var + eps) + beta).
+
+    Args:
+        file: content of `facenet_head.onnx`.
+
+    Raises:
+        ModelError: it is not that file.
+    """
+
+    width = FACENET_WIDTH
+    dim = 512
+
+    def __init__(self, file: bytes) -> None:
+        super().__init__()
+        self._file = file
+        parts = _initialisers(file)
+        wanted = ("bottleneck.weight", *(f"bottleneck_bn.{n}" for n in ("gamma", "beta", "mean", "var")))
+        if any(name not in parts for name in wanted):
+            raise ModelError("facenet_head.onnx is not the head that `edgecam models pull` makes")
+        weight, gamma, beta, mean, var = (torch.from_numpy(parts[name].astype(np.float32)) for name in wanted)
+        self.weight, self.gamma, self.beta = nn.Parameter(weight), nn.Parameter(gamma), nn.Parameter(beta)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", torch.sqrt(var + _EPS_BN))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (N, 512) unit vectors of (N, 1792) features."""
+        scale = self.gamma / self.deviation
+        return functional.normalize(features @ self.weight.T * scale + (self.beta - self.mean * scale), dim=1)
+
+    def files(self) -> Dict[str, bytes]:
+        """Return the head by model name, as ONNX."""
+        new = {"bottleneck.weight": self.weight, "bottleneck_bn.gamma": self.gamma, "bottleneck_bn.beta": self.beta}
+        return {FACENET_FILE: _replaced(self._file, {n: p.detach().numpy() for n, p in new.items()})}
+
+
+class SFaceHead(nn.Module):  # type: ignore[misc]
+    """unit(W f), with W the identity until it is tuned: SFace's own last layer would be 6.4 million weights."""
+
+    width = SFACE_WIDTH
+    dim = SFACE_WIDTH
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(SFACE_WIDTH))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (N, 128) unit vectors of (N, 128) features."""
+        return functional.normalize(features @ self.weight.T, dim=1)
+
+    def files(self) -> Dict[str, bytes]:
+        """Return the head by model name, as ONNX."""
+        nodes = [
+            helper.make_node("Gemm", ["features", "adapter.weight"], ["adapted"], transB=1),
+            helper.make_node("LpNormalization", ["adapted"], ["embeddings"], axis=1, p=2),
+        ]
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", SFACE_WIDTH])
+            for name in ("features", "embeddings")
+        ]
+        weight = numpy_helper.from_array(self.weight.detach().numpy(), "adapter.weight")
+        graph = helper.make_graph(nodes, SFACE_FILE, ends[:1], ends[1:], [weight])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="edgecam")
+        model.ir_version = _IR
+        return {SFACE_FILE: model.SerializeToString()}
+
+
+class FusedHead(nn.Module):  # type: ignore[misc]
+    """Both side by side, scaled so that their cosines add as in `embed.Fused`."""
+
+    width = FACENET_WIDTH + SFACE_WIDTH
+    dim = FaceNetHead.dim + SFaceHead.dim
+
+    def __init__(self, file: bytes) -> None:
+        super().__init__()
+        self.facenet, self.sface = FaceNetHead(file), SFaceHead()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (N, 640) unit vectors of (N, 1920) features."""
+        left = self.facenet(features[:, :FACENET_WIDTH])
+        right = self.sface(features[:, FACENET_WIDTH:])
+        return torch.cat([FACENET_SHARE**0.5 * left, (1.0 - FACENET_SHARE) ** 0.5 * right], dim=1)
+
+    def files(self) -> Dict[str, bytes]:
+        """Return both heads by model name, as ONNX."""
+        return {**self.facenet.files(), **self.sface.files()}
+
+
+Head = Union[FaceNetHead, SFaceHead, FusedHead]
+
+
+def make_head(kind: Kind, file: bytes = b"") -> Head:
+    """Return the head of an encoder as installed.
+
+    Args:
+        kind: of the encoder.
+        file: content of the installed `facenet_head.onnx`; not needed for `sface`.
+
+    Raises:
+        ModelError: the file is not FaceNet's head.
+    """
+    if kind == "sface":
+        return SFaceHead()
+    return FaceNetHead(file) if kind == "facenet" else FusedHead(file)
+
+
+def project(head: Head, features: Floats) -> Floats:
+    """Return (N, D) float32 unit vectors of (N, K) features."""
+    with torch.inference_mode():
+        vectors: Floats = head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).numpy()
+    return vectors
+
+
+def write_heads(head: Head, features: Floats) -> Dict[str, bytes]:
+    """Return the head as ONNX files by model name, for `Encoder.with_heads`.
+
+    Args:
+        head: tuned, or not.
+        features: (N, K) some that it was tuned on, N >= 1: onnxruntime must compute from the files what PyTorch does.
+
+    Raises:
+        ModelError: it does not, or the result is not finite.
+    """
+    files: Dict[str, bytes] = head.files()
+    apart = difference(head, files, features)
+    if not apart < _MAX_DIFFERENCE:  # also if not a number
+        raise ModelError(f"the tuned head computes something else in onnxruntime (by {apart:.1e}): it is not used")
+    return files
+
+
+def difference(head: Head, files: Mapping[str, bytes], features: Floats) -> float:
+    """Return the largest difference of any coordinate between PyTorch and onnxruntime."""
+    return float(np.abs(project(head, features) - run_files(files, features)).max())
+
+
+def run_files(files: Mapping[str, bytes], features: Floats) -> Floats:
+    """Return (N, D) unit vectors of (N, K) features by onnxruntime, with these files as heads."""
+    rows = np.ascontiguousarray(features, np.float32)
+
+    def run(name: str, own: Floats) -> Floats:
+        vectors: Floats = head_session(files, name).run({"features": np.ascontiguousarray(own)})[0]
+        return vectors
+
+    if FACENET_FILE not in files:
+        return run(SFACE_FILE, rows)
+    left = run(FACENET_FILE, rows[:, :FACENET_WIDTH])
+    if SFACE_FILE not in files:
+        return left
+    right = run(SFACE_FILE, rows[:, FACENET_WIDTH:])
+    joint: Floats = np.concatenate([FACENET_SHARE**0.5 * left, (1.0 - FACENET_SHARE) ** 0.5 * right], axis=1)
+    return joint.astype(np.float32)
+
+
+def _initialisers(file: bytes) -> Dict[str, Any]:
+    try:
+        model = onnx.load_model_from_string(file)
+    except Exception as err:  # protobuf's classes differ between versions
+        raise ModelError(f"facenet_head.onnx cannot be read: {err}") from err
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def _replaced(file: bytes, new: Mapping[str, Floats]) -> bytes:
+    model = onnx.load_model_from_string(file)
+    for initialiser in model.graph.initializer:
+        if initialiser.name in new:
+            initialiser.CopyFrom(numpy_helper.from_array(new[initialiser.name], initialiser.name))
+    return bytes(model.SerializeToString())

@@ -1,0 +1,116 @@
+"""The tuned layers: read from ONNX, written back into ONNX, computing the same in PyTorch and onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgecam.adapt.heads import (  # noqa: E402
+    Head,
+    difference,
+    make_head,
+    project,
+    run_files,
+    write_heads,
+)
+from edgecam.embed import FACENET_SHARE, Encoder, FaceNet, SFace  # noqa: E402
+from edgecam.embed.fused import Fused  # noqa: E402
+from edgecam.embed.sface import unit  # noqa: E402
+from edgecam.errors import ModelError  # noqa: E402
+from edgecam.nn.session import Session  # noqa: E402
+
+if TYPE_CHECKING:
+    from edgecam.adapt.apart import Kind
+    from edgecam.nn.registry import ModelRegistry
+    from edgecam.types import Floats
+
+pytestmark = pytest.mark.models
+WIDTH = {"facenet": 1792, "sface": 128, "fused": 1920}
+
+
+@pytest.fixture(scope="module")
+def file(registry: ModelRegistry) -> bytes:
+    return registry.path("facenet_head").read_bytes()
+
+
+def encoder(kind: str, file: bytes) -> Encoder:
+    """Return an encoder as installed but for its trunk, which takes a second to load and is not run here."""
+    head = Session.of_bytes(file, "facenet_head")
+    facenet, sface = FaceNet(head, head, "f"), SFace(head, "s")
+    either: dict[str, Encoder] = {"facenet": facenet, "sface": sface}
+    return either.get(kind) or Fused(facenet, sface, FaceNet.width, FACENET_SHARE)
+
+
+def features(kind: str, count: int = 7) -> Floats:
+    rows = np.random.default_rng(0).standard_normal((count, WIDTH[kind])).astype(np.float32)
+    rows[:, :1792] = np.abs(rows[:, :1792])
+    return rows
+
+
+def moved(head: Head) -> Head:
+    """Return the head with every weight altered a little."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in head.parameters():
+            part.add_(torch.randn(part.shape, generator=generator) * 0.05 * part.std().clamp_min(0.1))
+    return head
+
+
+@pytest.mark.parametrize("kind", ["facenet", "sface", "fused"])
+def test_untuned_it_is_the_installed_encoder(kind: Kind, file: bytes) -> None:
+    rows = features(kind)
+    installed = encoder(kind, file)
+    head = make_head(kind, file)
+    assert np.abs(project(head, rows) - installed.project(rows)).max() < 1e-6
+    with_files = installed.with_heads(write_heads(head, rows), "x")
+    assert np.abs(with_files.project(rows) - installed.project(rows)).max() < 1e-6
+
+
+def test_the_adapter_starts_as_the_identity() -> None:
+    rows = features("sface")
+    assert np.abs(project(make_head("sface"), rows) - unit(rows)).max() < 1e-7
+
+
+@pytest.mark.parametrize("kind", ["facenet", "sface", "fused"])
+def test_what_is_written_computes_what_was_tuned(kind: Kind, file: bytes) -> None:
+    rows = features(kind)
+    head = moved(make_head(kind, file))
+    files = write_heads(head, rows)
+    tuned = run_files(files, rows)
+    assert difference(head, files, rows) < 1e-5
+    assert np.abs(np.linalg.norm(tuned, axis=1) - 1).max() < 1e-5
+    assert np.abs(tuned - project(make_head(kind, file), rows)).max() > 1e-3, "else the test proves nothing"
+    assert set(files) == {"facenet": {"facenet_head"}, "sface": {"sface_head"}}.get(
+        kind, {"facenet_head", "sface_head"}
+    )
+
+
+def test_the_file_differs_in_numbers_alone(file: bytes) -> None:
+    old = onnx.load_model_from_string(file)
+    new = onnx.load_model_from_string(moved(make_head("facenet", file)).files()["facenet_head"])
+    changed = {a.name for a, b in zip(old.graph.initializer, new.graph.initializer) if a != b}
+    assert changed == {"bottleneck.weight", "bottleneck_bn.gamma", "bottleneck_bn.beta"}
+    del old.graph.initializer[:], new.graph.initializer[:]
+    assert old == new
+
+
+def test_a_head_that_onnxruntime_computes_otherwise_is_refused(file: bytes) -> None:
+    rows = features("facenet")
+    head = make_head("facenet", file)
+    stale = head.files()
+    assert difference(moved(head), stale, rows) > 1e-3
+    with torch.no_grad():
+        head.beta[0] = float("nan")
+    with pytest.raises(ModelError, match="not used"):
+        write_heads(head, rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"no net"])
+def test_another_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ModelError, match=r"facenet_head\.onnx"):
+        make_head("facenet", content)
