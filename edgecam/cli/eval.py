@@ -29,6 +29,7 @@ def add_parser(sub: Sub) -> None:
     doorbell.add_argument("--strength", type=float, default=1.0, help="of the degradation, 1 as in the protocol")
     _add_liveness(names)
     _add_autotune(names)
+    _add_night(names)
     presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
     presence.add_argument("--data", type=Path, required=True, metavar="DIR", help="captures, and who was there as .csv")
     presence.add_argument("--full", action="store_true", help="more thresholds and windows")
@@ -72,6 +73,35 @@ def _add_autotune(names: Sub) -> None:
     )
     autotune.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
     autotune.set_defaults(func=_autotune)
+
+
+def _add_night(names: Sub) -> None:
+    night = names.add_parser("night", help="households at a dark door, before and after a night's tuning")
+    night.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
+    night.add_argument("--encoder", choices=("fused", "facenet", "sface"), default="fused", help="which is tuned")
+    night.add_argument("--full", action="store_true", help="five seeds; the default is one")
+    night.add_argument("--households", type=int, default=20, help="per seed (default 20)")
+    night.add_argument("--seeds", type=int, help="how often households and visits are drawn")
+    night.add_argument("--pad", type=float, default=0.25, help="border put around tight crops, share of their height")
+    night.add_argument("--cache", type=Path, metavar="FILE.npz", help="keep the faces' features here between runs")
+    night.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+    night.set_defaults(func=_night)
+
+
+def _night(args: argparse.Namespace) -> int:
+    from edgecam.adapt.apart import require_torch
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    require_torch()
+    from edgecam.evaluation import night
+
+    for name in ("households", "seeds"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
+    options = night.Options(args.data, args.full, args.pad, args.cache, args.encoder, args.seeds, args.households)
+    first = ("household", "seed", "domain", "tuned", "tpir", "fpir", "ci95")
+    return _print(night.run(options), first, as_json=args.json)
 
 
 def _autotune(args: argparse.Namespace) -> int:
