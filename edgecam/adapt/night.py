@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Tuple
 
-from edgecam.adapt.constraints import together
-from edgecam.adapt.gather import Ask, Project, watch
-from edgecam.associate import Association, associate
+from edgecam.adapt.gather import Watched
+from edgecam.associate import Association
 from edgecam.pipeline.wire import Record
 
 
@@ -28,6 +27,24 @@ class Night:
     found: Association
     left_out: int
     """Faces of another encoder."""
+
+    @staticmethod
+    def of(watched: Watched, found: Association) -> Night:
+        """Return the night of these faces.
+
+        Args:
+            watched: T tracks.
+            found: of the tracks, and perhaps of faces behind them.
+        """
+        count = len(watched.tracks)
+        return Night(
+            tracklets=tuple(track.id for track in watched.tracks),
+            events=len(watched.heard),
+            people=watched.owners,
+            named=tuple(track.person_id is not None or track.nobody for track in watched.tracks),
+            found=replace(found, labels=found.labels[:count], vectors=found.vectors[:count]),
+            left_out=watched.left_out,
+        )
 
     def proposals(self) -> List[Record]:
         """Return who each face probably is, as `proposals.put` takes it; faces that have a name are passed over."""
@@ -61,23 +78,3 @@ class Night:
             }
             for question in self.found.questions
         ]
-
-
-def look_back(ask: Ask, project: Project, model: str, slot_h: float = 0.0) -> Night:
-    """Read what is kept and associate it.
-
-    Args:
-        ask: runs an operation of the store (`pipeline.operations`), here or in the daemon.
-        project: the encoder's head, (N, K) features to (N, D) unit vectors.
-        model: `Encoder.base`; faces of another encoder are left out.
-        slot_h: what is one event: so many hours at a place (an office), or with 0 a visit (a door).
-    """
-    watched = watch(ask, model, slot_h)
-    return Night(
-        tracklets=tuple(track.id for track in watched.tracks),
-        events=len(watched.heard),
-        people=watched.owners,
-        named=tuple(track.person_id is not None or track.nobody for track in watched.tracks),
-        found=associate(watched.scene(project, together(watched.tracks))),
-        left_out=watched.left_out,
-    )

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import os
 from collections import Counter
-from typing import TYPE_CHECKING, Dict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
-from edgecam.cli.common import Sub, add_common, backend, config_of, emit, note
-from edgecam.errors import ConfigError
+from edgecam.cli.common import Backend, Record, Sub, add_common, backend, config_of, emit, note, state_of
+from edgecam.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from edgecam.adapt.apart import Keep
     from edgecam.adapt.night import Night
+    from edgecam.adapt.tune import Outcome, Plan
+    from edgecam.config import Config
+    from edgecam.embed import Encoder
+    from edgecam.nn.registry import ModelRegistry
+    from edgecam.types import Floats
 
 
 def add_parser(sub: Sub) -> None:
     """Add the subcommand."""
-    parser = sub.add_parser("tune", help="what the last days taught: whose phone comes with which face (proposals)")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, only say what would be proposed")
+    parser = sub.add_parser("tune", help="learn from the last days: whose face comes with whose phone, a better head")
+    parser.add_argument("--dry-run", action="store_true", help="do it all, keep nothing of it")
+    parser.add_argument("--proposals", action="store_true", help="no training: only propose and ask")
+    parser.add_argument("--strangers", type=Path, metavar="DIR", help="photos of people who are surely not enrolled")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the night into this folder (needs matplotlib)")
     add_common(parser)
     parser.set_defaults(func=_tune)
 
@@ -24,32 +36,186 @@ def add_parser(sub: Sub) -> None:
 def _tune(args: argparse.Namespace) -> int:
     config = config_of(args)
     if not config.store.cluster_unknown:
-        raise ConfigError("nothing is kept to learn from: set store.cluster_unknown = true (docs/association.md)")
+        raise ConfigError("nothing is kept to learn from: set store.cluster_unknown = true (docs/night.md)")
     from edgecam.cli.vision import quiet_libraries
 
     quiet_libraries()
     from edgecam import embed
-    from edgecam.adapt.night import look_back
+    from edgecam.adapt.tune import spend_night
     from edgecam.nn.registry import ModelRegistry, default_folder
+    from edgecam.pipeline.household import in_service
 
-    encoder = embed.make(config.embed, ModelRegistry(default_folder()), config.run.threads)
+    registry = ModelRegistry(default_folder())
+    installed = embed.make(config.embed, registry, config.run.threads)
+    given = _given(args.strangers, config, registry, installed)
+    keep: Optional[Keep] = None
     with backend(args) as state:
-        note("reading the faces of the last days")
-        night = look_back(state.stream, encoder.project, encoder.base, config.presence.slot_h)
+        encoder = in_service(state.stream, installed)
+        if not args.dry_run and not args.proposals:
+            keep = _keep(args, state)
+        plan = _plan(config, registry, encoder, given, keep, train=not args.proposals)
+        outcome = spend_night(state.stream, plan, note)
         names = {row["id"]: row["name"] for row in state.stream("people.list")}
-        proposals, questions = night.proposals(), night.questions()
-        if not args.dry_run:
-            state.one("proposals.put", proposals=proposals, questions=questions)
+        version = None if args.dry_run else _store(state, config, encoder, outcome)
+    if keep is not None:
+        _done(keep.folder)
+    paths = _draw(outcome, names, args.plots)
     if args.json:
-        for row in proposals:
-            emit({"type": "proposal", **row, "person": names.get(row["person_id"])})
-        emit({"type": "summary", **_summary(night), "proposals": len(proposals), "questions": len(questions)})
+        _emit(outcome, names, version)
         return 0
-    _print(night, names, len(questions), dry_run=args.dry_run)
+    _print_night(outcome.night, names, len(outcome.night.questions()), dry_run=args.dry_run)
+    if outcome.visitors:
+        print(f"{len(outcome.visitors)} unknown people came more than once: edgecam visits list")
+    print(f"\n{outcome.morning.text(names)}")
+    for path in paths:
+        print(path)
+    if args.dry_run:
+        print("nothing was kept")
     return 0
 
 
-def _summary(night: Night) -> Dict[str, object]:
+# --- what the night is given ------------------------------------------------------------------------------------------
+
+
+def _plan(
+    config: Config, registry: ModelRegistry, encoder: Encoder, given: Floats, keep: Optional[Keep], *, train: bool
+) -> Plan:
+    import datetime as dt
+
+    from edgecam.adapt.tune import Plan
+
+    head = registry.path("facenet_head").read_bytes() if config.embed.kind in ("facenet", "fused") else b""
+    nets = ("minifasnet_v2", "minifasnet_v1se")
+    versions = tuple(registry.version(name) for name in nets)
+    today = dt.datetime.now().astimezone().date().toordinal()
+    return Plan(config, encoder, head, versions, given, keep, today, train)
+
+
+def _keep(args: argparse.Namespace, state: Backend) -> Keep:
+    """Return where an unfinished training waits, sealed with a key of the box's."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    from edgecam.adapt.apart import Keep
+
+    aes = AESGCM(base64.b64decode(state.one("night.key")["key"]))
+
+    def seal(data: bytes) -> bytes:
+        nonce = os.urandom(12)
+        return nonce + aes.encrypt(nonce, data, b"night")
+
+    return Keep(state_of(args) / "night", seal, lambda blob: aes.decrypt(blob[:12], blob[12:], b"night"))
+
+
+def _done(folder: Path) -> None:
+    """Remove what was kept of the training: the night is over."""
+    for path in folder.glob("*"):
+        path.unlink(missing_ok=True)
+    if folder.is_dir():
+        folder.rmdir()
+
+
+def _given(folder: Optional[Path], config: Config, registry: ModelRegistry, encoder: Encoder) -> Floats:
+    """Return (M, K) features of the largest face of each photo in a folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    import numpy as np
+
+    if folder is None:
+        return np.zeros((0, 1), np.float32)
+    from edgecam import detect
+    from edgecam.capture.photo import read_photo
+    from edgecam.errors import InputError
+    from edgecam.pipeline.build import IdentifierFactory
+    from edgecam.pipeline.enrol import expand
+    from edgecam.pipeline.still import find_faces
+
+    detector = detect.make(config.detect, registry, config.run.threads)
+    rates = IdentifierFactory(encoder, config.embed, config.identify).recognizability
+    rows = []
+    files = expand([folder])
+    for i, path in enumerate(files, 1):
+        try:
+            faces = find_faces(read_photo(path), detector, encoder, rates, config.quality)
+        except InputError as err:
+            note(f"edgecam: {err}")
+            continue
+        rows += [face.features for face in faces[:1] if face.quality.ok]
+        if i % 100 == 0 or i == len(files):
+            note(f"strangers: {i} of {len(files)} photos, {len(rows)} faces")
+    if not rows:
+        raise ConfigError(f"{folder}: no usable face in there")
+    return np.stack(rows)
+
+
+# --- what comes of it -------------------------------------------------------------------------------------------------
+
+
+def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -> Record:
+    """Store the night and tell of it; return the version, empty if it came to no candidate."""
+    night, morning = outcome.night, outcome.morning
+    questions = night.questions()
+    state.one("proposals.put", proposals=night.proposals(), questions=questions)
+    state.one("visitors.put", visitors=[list(group) for group in outcome.visitors])
+    version: Record = {}
+    if morning.gate is not None:
+        version = state.one(
+            "versions.put",
+            base=encoder.base,
+            heads={name: base64.b64encode(data).decode() for name, data in outcome.heads.items()},
+            people=list(morning.quarantine.samples.people),
+            report=outcome.record(),
+            accepted=morning.promoted,
+        )
+    state.one("purge")
+    serving = next((row["version"] for row in state.stream("versions.list") if row["state"] == "active"), "installed")
+    told = {
+        "state": "promoted" if morning.promoted else "refused" if version else "unchanged",
+        "version": serving,
+        "reason": morning.reasons[0] if morning.reasons else "",
+        "people": sum(1 for _ in state.stream("people.list")),
+        "faces": len(morning.quarantine.samples.features),
+        "taken_out": len(morning.quarantine.taken),
+        "questions": len(questions),
+        "visitors": len(outcome.visitors),
+    }
+    state.one("night.tell", box=config.alerts.box, told=told)
+    return version
+
+
+def _draw(outcome: Outcome, names: Dict[str, str], folder: Optional[Path]) -> Tuple[Path, ...]:
+    if folder is None:
+        return ()
+    from edgecam.adapt.report import draw
+
+    try:
+        return tuple(draw(outcome.morning, names, folder))
+    except ImportError as err:
+        raise ConfigError("--plots needs matplotlib: pip install matplotlib") from err
+    except OSError as err:
+        raise StoreError(f"{folder}: the plots cannot be written ({err.strerror})") from err
+
+
+def _emit(outcome: Outcome, names: Dict[str, str], version: Optional[Record]) -> None:
+    night = outcome.night
+    proposals = night.proposals()
+    for row in proposals:
+        emit({"type": "proposal", **row, "person": names.get(row["person_id"])})
+    emit({"type": "night", **outcome.record(), "version": (version or {}).get("version")})
+    emit(
+        {
+            "type": "summary",
+            **_summary(night),
+            "proposals": len(proposals),
+            "questions": len(night.questions()),
+            "visitors": len(outcome.visitors),
+            "promoted": outcome.morning.promoted,
+        }
+    )
+
+
+def _summary(night: Night) -> Dict[str, Any]:
     return {
         "faces": len(night.tracklets),
         "left_out": night.left_out,
@@ -61,7 +227,8 @@ def _summary(night: Night) -> Dict[str, object]:
     }
 
 
-def _print(night: Night, names: Dict[str, str], questions: int, *, dry_run: bool) -> None:
+def _print_night(night: Night, names: Dict[str, str], questions: int, *, dry_run: bool) -> None:
+    name: Callable[[int], str] = lambda j: names.get(night.people[j], "?")  # noqa: E731 - one expression, used often
     print(f"{len(night.tracklets)} faces of {night.events} events; {len(night.people)} people with devices")
     if night.left_out:
         print(f"  {night.left_out} faces of another encoder are left out")
@@ -69,18 +236,13 @@ def _print(night: Night, names: Dict[str, str], questions: int, *, dry_run: bool
         print(f"  {night.found.reason}")
         return
     told = Counter(int(person) for person in night.found.named())
-    for j, person in enumerate(night.people):
+    for j in range(len(night.people)):
         together, apart = night.found.together[j]
-        print(
-            f"  {names.get(person, person):24} {told[j]:4} faces; {together} events with their device, {apart} without"
-        )
+        print(f"  {name(j):24} {told[j]:4} faces; {together} events with their device, {apart} without")
     for group in night.found.groups:
-        print(
-            f"  cannot be told apart by their devices: {' and '.join(names.get(night.people[j], '?') for j in group)}"
-        )
+        print(f"  cannot be told apart by their devices: {' and '.join(map(name, group))}")
     for j in night.found.contested:
-        print(f"  two faces come with the device of {names.get(night.people[j], '?')}: nobody is proposed for it")
+        print(f"  two faces come with the device of {name(j)}: nobody is proposed for it")
     print(f"  {told[-1]:29} faces are nobody's, as far as the devices say")
     if questions:
         print(f"{questions} question{'s' if questions > 1 else ''}: {'not kept' if dry_run else 'edgecam review'}")
-    print("nothing was changed" if dry_run else "proposals are kept; they name nobody and teach nothing yet")

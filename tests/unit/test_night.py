@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from test_store_samples import NOW, Watch, all_bytes, crop, known
 
-from edgecam.adapt.night import Night, look_back
+from edgecam.adapt import gather
+from edgecam.adapt.constraints import together
+from edgecam.adapt.night import Night
+from edgecam.associate import associate
 from edgecam.config import AlertsConfig, StoreConfig
 from edgecam.daemon.health import Problems
 from edgecam.daemon.recorder import Recorder
@@ -92,7 +95,8 @@ class House:
         return iter(self.ask(op, **params))
 
     def night(self, slot_h: float = 0.0) -> Night:
-        return look_back(self.each, project, "m1", slot_h)
+        watched = gather.watch(self.each, "m1", slot_h)
+        return Night.of(watched, associate(watched.scene(project, together(watched.tracks))))
 
     def keep(self, night: Night) -> Dict[str, Any]:
         return self.ask("proposals.put", proposals=night.proposals(), questions=night.questions())[0]
