@@ -444,7 +444,7 @@ def _stranger_checks(kind: str, now: Answers, new: Answers, target: float) -> It
     n, k = len(after), int(after.sum())
     low, high = clopper_pearson(k, n)
     rates = {"n": n, "now": float(before.mean()), "new": k / n}
-    said = f"{k} of {n} named, at most {high:.2%} (95 %), target {target:.2%}"
+    said = f"{k} of {n} named (now {int(before.sum())}), at most {high:.2%} (95 %), target {target:.2%}"
     yield Check("strangers named", low <= target, said, subject=kind, bound=high, p=None, **rates)  # type: ignore[arg-type]
     worse, better = int((after & ~before).sum()), int((before & ~after).sum())
     p = sign_test(worse, better)

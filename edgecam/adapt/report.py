@@ -61,7 +61,7 @@ class Morning:
     def learnt(self) -> Dict[str, Dict[str, int]]:
         """Return groups, faces and enrolment photos by person id; a group counts where its largest share is."""
         samples = self.quarantine.samples
-        label = np.where(samples.shares.max(axis=1, initial=0.0) > 0, samples.shares.argmax(axis=1), -1)
+        label = _label(samples)
         out: Dict[str, Dict[str, int]] = {}
         for i, person in enumerate(samples.people):
             faces = label[samples.group] == i
@@ -166,6 +166,14 @@ class Morning:
                 yield f"look at the visits proposed as {names.get(person, person)}: somebody else may carry their phone"
 
 
+def _label(samples: Samples) -> Ints:
+    """Return (G,) whose each group is taken to be, -1 nobody's."""
+    if not samples.people:
+        return np.full(len(samples.shares), -1, np.int64)
+    label: Ints = np.where(samples.shares.max(axis=1) > 0, samples.shares.argmax(axis=1), -1)
+    return label
+
+
 def _named(line: str, names: Mapping[str, str]) -> str:
     for person, name in names.items():
         line = line.replace(person, name)
@@ -192,7 +200,7 @@ def draw(morning: Morning, names: Mapping[str, str], folder: Path) -> Iterator[P
         yield _distances(folder / "distances.png", judged)
         yield _confusion(folder / "confusion.png", judged, [names.get(p, p) for p in judged.people])
         yield _versions(folder / "versions.png", judged)
-    if morning.vectors is not None and len(morning.vectors[0]) > 2:
+    if morning.vectors is not None and np.any(_label(morning.quarantine.samples) >= 0):
         people = [names.get(p, p) for p in morning.quarantine.samples.people]
         yield _map(folder / "map.png", morning.quarantine.samples, morning.vectors, people)
 
@@ -204,7 +212,7 @@ def _distances(path: Path, judged: Judged) -> Path:
     """Draw the doorbell report's figure 5: how far known and unknown faces are, and where the threshold is."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.1), sharex=True, sharey=True)
     mine = judged.owner >= 0
     for side, (axis, title) in enumerate(zip(axes, _TITLES)):
         answers = judged.answers[side]
@@ -221,8 +229,9 @@ def _distances(path: Path, judged: Judged) -> Path:
         axis.axvline(1.0 - float(answers.threshold.mean()), color="black", linestyle="--", label="threshold")
         axis.set(title=title, xlabel="distance (1 - similarity)")
     axes[0].set_ylabel("share of faces")
-    axes[0].legend(fontsize=7, loc="upper left")
-    return _save(figure, path)
+    shown, labels = axes[1].get_legend_handles_labels()
+    figure.legend(shown, labels, fontsize=8, loc="lower center", ncol=3, frameon=False)
+    return _save(figure, path, bottom=0.1)
 
 
 def _confusion(path: Path, judged: Judged, people: Sequence[str]) -> Path:
@@ -281,34 +290,40 @@ def _map(path: Path, samples: Samples, vectors: Tuple[Floats, Floats], people: S
     """Draw the household in its two principal directions, by both heads."""
     import matplotlib.pyplot as plt
 
-    label = samples.shares.argmax(axis=1)[samples.group]
+    label = _label(samples)[samples.group]
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2))
     for side, axis, title in zip(vectors, axes, _TITLES):
-        flat = _plane(side)
+        flat = _plane(side, label)
         for i, person in enumerate(people):
             mine = label == i
             seen, photos = flat[mine & ~samples.enrolled], flat[mine & samples.enrolled]
             dots = axis.scatter(seen[:, 0], seen[:, 1], s=14, alpha=0.7, label=person)
             axis.scatter(photos[:, 0], photos[:, 1], s=40, marker="x", color=dots.get_facecolor()[0][:3])
+        nobody = flat[label < 0]
+        axis.scatter(nobody[:, 0], nobody[:, 1], s=14, color="lightgrey", zorder=0)
         axis.set(title=title, xticks=[], yticks=[])
         axis.set_aspect("equal", "datalim")
     axes[0].legend(fontsize=7)
-    figure.supxlabel("principal directions of the faces learnt from; x = enrolment photo", fontsize=8)
+    figure.supxlabel(
+        "the faces learnt from, in the principal directions between people; x = enrolment photo, grey = nobody of them",
+        fontsize=8,
+    )
     return _save(figure, path)
 
 
-def _plane(vectors: Floats) -> Floats:
-    """Return (N, 2) coordinates in the two principal directions."""
-    centred = vectors - vectors.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    flat: Floats = centred @ directions[:2].T
-    return flat
+def _plane(vectors: Floats, label: Ints) -> Floats:
+    """Return (N, 2) coordinates in the two principal directions of the people's means: everybody counts the same."""
+    means = np.stack([vectors[label == i].mean(axis=0) for i in np.unique(label[label >= 0])])
+    _, _, directions = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
+    flat = (vectors - means.mean(axis=0)) @ directions[:2].T
+    out: Floats = np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))  # of one person there is a line
+    return out
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: Path, bottom: float = 0.0) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.0, bottom, 1.0, 1.0))
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

@@ -125,13 +125,19 @@ def test_the_record_is_json_and_the_summary_has_no_name_unless_allowed(refused: 
     assert refused.summary(NAMES)["taken_out_of"] == {"Ben": 3}
 
 
-def test_groups_without_a_label_are_nobodys() -> None:
+def test_groups_without_a_label_are_nobodys(tmp_path: Path) -> None:
     base = samples()
     shares = base.shares.copy()
     shares[2] = 0.0
     night = Samples(base.features, base.group, shares, base.people, base.apart, base.domain, base.enrolled)
-    learnt = Morning(Quarantine(night, np.arange(8), ()), None, "so").learnt()
-    assert learnt["id-a"] == {"groups": 3, "faces": 4, "photos": 2}
+    morning = Morning(Quarantine(night, np.arange(8), ()), None, "so", vectors=(base.features, base.features))
+    assert morning.learnt()["id-a"] == {"groups": 3, "faces": 4, "photos": 2}
+    assert [path.name for path in draw(morning, NAMES, tmp_path)] == ["map.png"]
+    nobody = Samples(base.features, base.group, 0 * shares, base.people, base.apart, base.domain, base.enrolled)
+    assert (
+        list(draw(Morning(Quarantine(nobody, np.arange(8), ()), None, "so", (base.features,) * 2), NAMES, tmp_path))
+        == []
+    )
 
 
 def test_the_plots_are_drawn(refused: Morning, tmp_path: Path) -> None:
