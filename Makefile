@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models
 TRAIN := $(VENV)/.edgecam-train
 
-.PHONY: help setup train models demo test check slow bench clean install uninstall insightface system-deps test39 constraints sbom
+.PHONY: help setup train models demo test check slow bench clean install uninstall insightface system-deps test39 constraints sbom deb
 
 help:
 	@echo "make setup      virtual environment, system packages (as root), models"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench      speed and memory on this machine"
 	@echo "make insightface   the optional recogniser, without its own onnxruntime and cv2"
 	@echo "make install / uninstall   as root: $(PREFIX), user and service edgecam (DESTDIR for a trial)"
+	@echo "make deb        a Debian package for this release, in build/"
 	@echo "make sbom       what is installed, with licences: build/sbom.cdx.json, docs/licences.md"
 	@echo "make clean      caches and build output (the environment: rm -r $(VENV))"
 
@@ -113,6 +114,9 @@ constraints: $(INSTALLED)
 
 install:
 	@$(if $(PYTHON),PYTHON='$(PYTHON)') PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' MODELS_MIRROR='$(MODELS_MIRROR)' deploy/install
+
+deb:
+	@deploy/deb
 
 uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' deploy/uninstall

@@ -86,11 +86,19 @@ def test_starts_with_the_units_of_the_oldest_systemd(machine: Machine) -> None:
 
 
 def test_upgrade_brings_the_newer_systemds_drop_ins(machine: Machine) -> None:
-    (code,) = machine.sh("cat /etc/edgecam/edgecam.key | base64").split()
+    (code,) = machine.sh("base64 /etc/edgecam/edgecam.key").split()
+    # As versions had it in which the key was not root's.
+    machine.sh(
+        "install -m 600 -o edgecam /etc/edgecam/edgecam.key /var/lib/edgecam/master.key; rm /etc/edgecam/edgecam.key"
+    )
     machine.sh(INSTALL.format(""))
     machine.write("/etc/systemd/system/edgecam.service.d/90-soon.conf", f"[Service]\nWatchdogSec={WATCHDOG_S}\n")
     machine.run("systemctl", "daemon-reload")
-    assert machine.sh("base64 /etc/edgecam/edgecam.key").split() == [code]
+    assert machine.sh("base64 /etc/edgecam/edgecam.key; stat -c %U:%a /etc/edgecam/edgecam.key").split() == [
+        code,
+        "root:400",
+    ]
+    assert machine.sh("ls /var/lib/edgecam").split().count("master.key") == 0
     machine.run("systemctl", "start", *UNITS[:2])
     assert machine.show("edgecam.service", "ActiveState", "ProtectProc", "Result") == ["active", "invisible", "success"]
     assert machine.show("edgecam-presence.service", "ProcSubset") == ["pid"]
