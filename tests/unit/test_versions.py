@@ -116,7 +116,7 @@ def test_forgetting_somebody_ends_what_learnt_from_them(store: Store, tmp_path: 
     blob = store._db.rows("SELECT data FROM heads WHERE version = ?", (store.version("v2").id,))[0][0]
     store.forget(ann)
     assert serving(store) is None
-    assert [(v.name, v.state, dict(v.record)) for v in store.versions()][0] == ("v2", "ended", {})
+    assert next((v.name, v.state, dict(v.record)) for v in store.versions()) == ("v2", "ended", {})
     assert blob not in (tmp_path / "edgecam.db").read_bytes()
     assert store.problems() == []
     store.roll_back("v1")
