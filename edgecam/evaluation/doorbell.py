@@ -380,7 +380,7 @@ def _rows(tallies: Dict[Tuple[str, str, str], List[Tally]], mode: str, identitie
         row["ci95"] = {key: None if i is None else [round(v, 5) for v in i] for key, i in intervals.items()}
         row.update(encoder=encoder, trials=len(own), equal_fpir=EQUAL_FPIR)
         row["trials_with_false_accept"] = round(float(np.mean([t.met[:, 2].any() for t in own])), 3)
-        row["errors_in_median_trial"] = float(np.median([t.mate[:, 2:4].sum() + t.met[:, 2].sum() for t in own]))
+        row["errors_in_median_trial"] = float(np.median([t.mate[:, 2].sum() + t.met[:, 2].sum() for t in own]))
         for other in {"3": ("2",), "ours": ("2", "3")}.get(name, ()):
             theirs = np.concatenate([t.mate for t in tallies[other, unit, "facenet"]])
             row[f"gain_over_{other}"] = _gain(mate, theirs, identities)
