@@ -53,11 +53,12 @@ def fold_accuracy(scores: Numbers, same: NDArray[np.bool_], folds: NDArray[np.in
     out = np.zeros(len(ids))
     for n, fold in enumerate(ids):
         test = folds == fold
-        out[n] = np.mean((scores[test] >= _best_threshold(scores[~test], same[~test])) == same[test])
+        out[n] = np.mean((scores[test] >= best_threshold(scores[~test], same[~test])) == same[test])
     return out
 
 
-def _best_threshold(scores: Numbers, same: NDArray[np.bool_]) -> float:
+def best_threshold(scores: Numbers, same: NDArray[np.bool_]) -> float:
+    """Return the threshold that most of the pairs are judged right at; (N,) scores, (N,) whether it is one person."""
     order = np.argsort(scores)
     ranked, truth = scores[order], same[order]
     right = np.concatenate([[truth.sum()], truth.sum() - np.cumsum(truth) + np.cumsum(~truth)])

@@ -1,4 +1,4 @@
-"""`edgecam eval`: the tables of docs/recognition.md and docs/liveness.md."""
+"""`edgecam eval`: the tables of docs/recognition.md, docs/liveness.md and docs/representation.md."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def add_parser(sub: Sub) -> None:
     doorbell.add_argument("--strength", type=float, default=1.0, help="of the degradation, 1 as in the protocol")
     _add_liveness(names)
     _add_autotune(names)
+    _add_representation(names)
     _add_night(names)
     presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
     presence.add_argument("--data", type=Path, required=True, metavar="DIR", help="captures, and who was there as .csv")
@@ -115,6 +116,45 @@ def _autotune(args: argparse.Namespace) -> int:
     plan = autotune.Plan(args.data, args.full, args.pad, args.seeds, args.figures)
     first = ("noise", "level", "method", "f1", "f1_poi", "coverage", "leak", "iterations", "seeds")
     return _print(autotune.run(plan), first, as_json=args.json)
+
+
+def _add_representation(names: Sub) -> None:
+    purity = names.add_parser("purity", help="one person's tracks as one cluster, tuned on what is known for free")
+    aware = names.add_parser("dataset-aware", help="one head for several cameras whose people are partly the same")
+    for one, func in ((purity, _purity), (aware, _dataset_aware)):
+        one.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
+        one.add_argument("--full", action="store_true", help="the whole grid, more pictures: hours")
+        one.add_argument("--pad", type=float, default=0.25, help="border put around tight crops, share of their height")
+        one.add_argument("--seeds", type=int, default=5, help="how often everything is drawn (default 5)")
+        one.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+        one.set_defaults(func=func)
+
+
+def _ready_to_tune(seeds: int) -> None:
+    from edgecam.adapt.apart import require_torch
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    require_torch()
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: at least 1")
+
+
+def _purity(args: argparse.Namespace) -> int:
+    _ready_to_tune(args.seeds)
+    from edgecam.evaluation import purity
+
+    first = ("method", "people", "single", "purity", "pairwise_f1", "ci95")
+    return _print(purity.run(purity.Plan(args.data, args.full, args.pad, args.seeds)), first, as_json=args.json)
+
+
+def _dataset_aware(args: argparse.Namespace) -> int:
+    _ready_to_tune(args.seeds)
+    from edgecam.evaluation import dataset_aware
+
+    plan = dataset_aware.Plan(args.data, args.full, args.pad, args.seeds)
+    first = ("method", "overlap", "within", "cross", "probe", "ci95")
+    return _print(dataset_aware.run(plan), first, as_json=args.json)
 
 
 def _pad(args: argparse.Namespace) -> int:

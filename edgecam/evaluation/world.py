@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgecam.capture.photo import read_photo
 from edgecam.config import Config
+from edgecam.embed import Encoder
 from edgecam.errors import InputError
 from edgecam.evaluation.degrade import degrade
 from edgecam.evaluation.faces import photos_of, say
@@ -95,8 +96,8 @@ class World:
     """(m,) one photo of each POI."""
 
 
-def make_looks(data: Path, strength: float, looks: int, pad: float) -> Looks:
-    """Degrade and encode every photo of a folder of people with FaceNet, the face being found once on the photo itself.
+def read_crops(data: Path, pad: float) -> Tuple[Encoder, Dict[str, List[FaceCrop]]]:
+    """Return FaceNet and up to ten face crops of each of up to 40 people, those with most photos first.
 
     Raises:
         InputError: fewer than five people with three photos that show a face.
@@ -113,17 +114,28 @@ def make_looks(data: Path, strength: float, looks: int, pad: float) -> Looks:
         if crop is not None:
             crops.setdefault(person, []).append(crop)
     enough = {p: own[:10] for p, own in crops.items() if len(own) >= _PHOTOS_MIN}
-    people = tuple(sorted(enough, key=lambda p: (-len(enough[p]), p))[: PERSONS + POOL])
+    people = sorted(enough, key=lambda p: (-len(enough[p]), p))[: PERSONS + POOL]
     if len(people) < _PEOPLE_MIN:
         raise InputError(
             f"{data}: {len(people)} people with {_PHOTOS_MIN} photos of a face; the protocol needs {_PEOPLE_MIN}"
         )
+    return encoder, {p: enough[p] for p in people}
+
+
+def make_looks(data: Path, strength: float, looks: int, pad: float) -> Looks:
+    """Degrade and encode every photo of a folder of people with FaceNet, the face being found once on the photo itself.
+
+    Raises:
+        InputError: see `read_crops`.
+    """
+    encoder, crops = read_crops(data, pad)
+    people = tuple(crops)
     rows: List[Floats] = []
     plain: List[Floats] = []
     person_of: List[int] = []
     photo_of: List[int] = []
     for n, name in enumerate(people):
-        for crop in enough[name]:
+        for crop in crops[name]:
             drawn = [_look(crop, strength, len(plain), k) for k in range(looks)]
             rows.append(encoder.features(drawn))
             person_of += [n] * looks
