@@ -369,5 +369,5 @@ class CameraPath:
             qualities,
             infrared,
             decision.liveness,
-            np.zeros(0, np.float32) if infrared else mean_clothes(record.clothes),
+            mean_clothes(record.clothes),
         )

@@ -103,8 +103,8 @@ class Tracklets(Visitors):
         rows = self._db.rows(
             "SELECT t.id, t.visit, t.track, camera, model, first_s, last_s, quality, features, faces, infrared, "  # noqa: S608 - constants
             f"liveness, l.person_id, nobody, coalesce(l.grouped, 0), {_TAKEN_FOR} FROM {_LABELLED} "
-            "WHERE ? IS NULL OR t.visit = ? ORDER BY t.id",
-            (visit_id, visit_id),
+            f"{'' if visit_id is None else 'WHERE t.visit = ?'} ORDER BY t.id",
+            () if visit_id is None else (visit_id,),
         )
         return [row for row in map(self._tracklet, rows) if row is not None]
 

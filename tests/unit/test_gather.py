@@ -226,6 +226,18 @@ def test_a_third_of_the_photos_is_locked_and_stays_so(door: Door) -> None:
     assert locked(door.gathered(), many) == after
 
 
+def test_none_of_a_visitor_named_as_a_whole_is_locked(door: Door) -> None:
+    visits = [door.visit(1) for _ in range(7)]
+    for n, visit in enumerate(visits):
+        door.store.add_visit_picture(visit, 1, crop(n))
+    door.store.put_visitors([[row.id for row in door.store.tracklets()]])
+    door.store.name_visitor(1, "Ann")
+    kept = door.gathered()
+    assert [photo.origin for photo in kept.photos] == ["visitor"] * 7
+    assert not kept.locked.any()
+    assert len(kept.verified().owner) == 0
+
+
 def test_no_face_both_teaches_and_judges(door: Door) -> None:
     """Every way in which one and the same face can get into the house, and into the locked set."""
     ann = door.enrol("Ann", 1, 9)

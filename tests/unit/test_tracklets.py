@@ -180,6 +180,50 @@ def test_a_day_writes_no_more_than_the_documented_bytes(store: Store, watch: Wat
     assert fill(store, people[0], PERSON_A_DAY + 5, 100_000) == PERSON_A_DAY
 
 
+@pytest.mark.slow
+def test_what_a_memory_card_has_to_write_in_a_day_at_the_bound(tmp_path: Path) -> None:
+    """The eighth day, with as much expiring as coming, a purge every ten minutes; with tracks and without."""
+
+    def written() -> int:
+        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
+
+    def a_day(store: Store, watch: Watch, day: int, *, keep: bool, purges: bool) -> None:
+        people = [person.id for person in store.people()]
+        for i in range(TRACKS_A_DAY):
+            visit = f"V{day:02}{i:05}"
+            if i < UNKNOWN_A_DAY:
+                store.open_visit(visit, "door", "front", watch.now_s)
+            else:
+                store.record(known(f"D{visit}", visit, 1, people[(i - UNKNOWN_A_DAY) // PERSON_A_DAY]))
+            if keep:
+                assert store.add_tracklet(tracklet(visit, seed=i)) is not None
+            watch.now_s += DAY_S / TRACKS_A_DAY
+            if purges and i % 25 < 18:  # 144: one every ten minutes
+                store.purge(watch.now_s, trusted=True)
+
+    megabytes = {}
+    for keep in (False, True):
+        watch = Watch()
+        with Store.open(tmp_path / str(keep), KEEP, clock=watch) as store:
+            for n in range(7):
+                store.add_person(f"P{n}")
+            for day in range(8):
+                with store.transaction():
+                    a_day(store, watch, day, keep=keep, purges=False)
+                store.purge(watch.now_s, trusted=True)
+            before = written()
+            a_day(store, watch, 9, keep=keep, purges=True)
+            megabytes[keep] = (written() - before) / 1e6
+    size = (tmp_path / "True/edgecam.db").stat().st_size / 1e6
+    print(
+        f"\n{megabytes[True]:.0f} MB written, {megabytes[False]:.0f} MB without tracks; the database has {size:.0f} MB"
+    )
+    if not megabytes[False]:
+        pytest.skip("the folder of this test is in memory: nothing is written")
+    assert megabytes[True] - megabytes[False] < 80
+
+
 def test_faces_go_four_times_a_day_and_never_late(store: Store, watch: Watch) -> None:
     for i in range(24):
         watch.now_s = NOW + 3600.0 * i
