@@ -138,6 +138,10 @@ def test_clothes_say_nothing_without_enough_pairs_to_measure_by() -> None:
     assert np.isnan(alike).all()
     assert len(found) == 0
     assert constrain(days.tracks, days.vectors).joined == 0
+    enough = Days(0)
+    sides = together(enough.tracks)
+    assert np.isnan(dressed_alike(enough.tracks, enough.vectors, sides[:19])[0]).all()
+    assert np.isfinite(dressed_alike(enough.tracks, enough.vectors, sides[:20])[0]).all()
 
 
 def test_grey_pictures_and_unset_clocks_are_not_compared() -> None:

@@ -204,6 +204,8 @@ def test_where_the_tracker_was_away_nobody_is_called_so(door: Door) -> None:
     assert kept.scene(ENCODER.project).barred is kept.watched.away
     samples = samples_of(kept, np.ones((2, 1), np.float32))
     assert samples.shares[kept.known.group, 0].tolist() == [1.0, 0.0]
+    # In an office both are one event, and who was there for a part of it was there.
+    assert gather(door.ask, ENCODER, slot_h=24.0).watched.away.tolist() == [[False]]
 
 
 # Locked.
