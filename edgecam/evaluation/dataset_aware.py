@@ -468,9 +468,10 @@ def _interval(outcomes: Sequence[Outcome]) -> Optional[List[float]]:
     """Return the 95 % interval of the accuracy between datasets, whole people resampled over all seeds."""
     right = np.concatenate([o.right for o in outcomes])
     pairs = np.concatenate([o.pairs for o in outcomes])
+    same = pairs[:, 0] == pairs[:, 1]
 
     def statistic(weights: Numbers) -> float:
-        own = weights[pairs[:, 0]] * weights[pairs[:, 1]]
+        own = np.where(same, weights[pairs[:, 0]], weights[pairs[:, 0]] * weights[pairs[:, 1]])
         return float(own[right].sum() / own.sum()) if own.sum() else float("nan")
 
     found = bootstrap(int(pairs.max()) + 1, statistic)

@@ -176,6 +176,17 @@ def test_pairs_are_of_different_photos_and_half_of_one_person() -> None:
     assert same.sum() == 5 * (28 - 4)
 
 
+def test_the_interval_lies_around_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    who = rng.integers(0, 12, (4000, 2))
+    who[:2000, 1] = who[:2000, 0]
+    right = rng.random(4000) < np.where(np.arange(4000) < 2000, 0.5, 0.9)  # worse where it is one person
+    outcome = aware.Outcome((0.0,), 0.0, 0.0, 0.0, None, right, who)
+    low, high = aware._interval([outcome]) or (0.0, 0.0)
+    assert (low + high) / 2 == pytest.approx(right.mean(), abs=0.02)
+    assert 0.005 < high - low < 0.1
+
+
 def test_the_probe_tells_datasets_that_show_and_guesses_where_they_do_not() -> None:
     rng = np.random.default_rng(0)
     person, dataset = np.repeat(np.arange(6), 40), np.tile([0, 1], 120)
