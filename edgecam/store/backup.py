@@ -13,7 +13,7 @@ from typing import Iterator, List, Literal, Optional
 from edgecam.errors import ConfigError, KeyMissingError, StoreError
 from edgecam.store.base import caller
 from edgecam.store.check import Check
-from edgecam.store.db import Database, translated
+from edgecam.store.db import Database, hand_over, translated
 from edgecam.store.records import Restored
 from edgecam.store.vault import sync_folder
 
@@ -147,6 +147,7 @@ class Backups(Check):
                     os.fsync(handle)
                 finally:
                     os.close(handle)
+                hand_over(part)
                 os.replace(part, path)
                 sync_folder(path.parent)
         finally:

@@ -37,6 +37,17 @@ def migrations() -> Dict[int, str]:
     return steps
 
 
+def hand_over(path: Path) -> None:
+    """Give what root has made to its folder's owner: `sudo edgecam enroll` must not lock the daemon out.
+
+    SQLite does so with its own files beside the database.
+    """
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        with contextlib.suppress(OSError):  # a file system without owners
+            os.chown(path, folder.st_uid, folder.st_gid)
+
+
 class Lock:
     """A file locked as long as this is open: one process, one store."""
 
@@ -50,6 +61,7 @@ class Lock:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as err:
             raise StoreError(f"{path} cannot be opened ({err.strerror}): run as the folder's owner") from err
+        hand_over(path)
         try:
             self._take(path, wait_s)
         except StoreError:

@@ -10,7 +10,7 @@ from typing import Optional, Type
 from edgecam.clock import Clock, SystemClock
 from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
-from edgecam.store.db import Database, Lock
+from edgecam.store.db import Database, Lock, hand_over
 from edgecam.store.vault import (
     SERVICE_KEY,
     SERVICE_STATE,
@@ -96,6 +96,7 @@ class Store(Versions):
             # Under another name until it is whole: an empty database is never one that was only begun.
             part = state / f"{DATABASE}.part"
             Database(part, wal=False, shown=path).close()
+            hand_over(part)
             os.replace(part, path)
             sync_folder(state)
         database = Database(path, read_only=read_only)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from edgecam.errors import DamagedError, KeyMissingError, StoreError
-from edgecam.store.db import explain_os
+from edgecam.store.db import explain_os, hand_over
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -126,6 +126,7 @@ def write_private(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        hand_over(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as err:

@@ -75,6 +75,19 @@ def test_the_services_key_is_roots_and_for_the_services_state_alone(
     assert key_path(tmp_path / "other", {}) == (tmp_path / "other/master.key", True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 54321)
+    with Store.open(state, StoreConfig()) as store:
+        store.backup(state)
+        owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in state.iterdir()}
+    assert {"edgecam.db", "edgecam.db-wal", "edgecam.db-shm", "lock", "master.key"} < owners.keys()
+    assert len(owners) == 6  # and the backup
+    assert set(owners.values()) == {(12345, 54321)}
+
+
 def test_erasing_the_services_state_makes_roots_key_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, key = tmp_path / "state", tmp_path / "etc.key"
     for module in (vault, store_module):
