@@ -59,6 +59,7 @@ def link(kept: Kept, project: Project, strangers: Floats, named: NDArray[np.bool
     apart = np.zeros((count, count), np.bool_)
     apart[kept.known.apart[:, 0], kept.known.apart[:, 1]] = True
     stop = stop_distance(distances[apart], project(strangers))
+    distances[kept.known.group[:, None] == kept.known.group[None]] = 0.0  # known to be one person: merged first
     group = cluster(distances, faces, apart | apart.T, stop)
     unknown = ~named & np.array([track.person_id is None and not track.nobody for track in tracks], np.bool_)
     members = [np.flatnonzero(group == g) for g in np.unique(group)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence
 
@@ -119,6 +120,15 @@ def test_two_seen_at_once_never_become_one_however_alike() -> None:
     for a in range(0, 12, 2):
         assert linked.group[a] != linked.group[a + 1]
     assert len(set(linked.group.tolist())) >= 2
+
+
+def test_who_is_known_to_be_one_person_is_linked_however_unlike() -> None:
+    street = Street(5, people=2, visits=1)
+    kept = kept_of(street.tracks)
+    none = nobody_named(street.tracks)
+    assert link(kept, unit, strangers(), none).visitors == ()
+    dressed = replace(kept, known=replace(kept.known, group=np.zeros(2, np.int64)))
+    assert link(dressed, unit, strangers(), none).visitors == (("T000", "T001"),)
 
 
 def test_who_is_apart_is_carried_through_merges() -> None:
