@@ -273,8 +273,8 @@ def lesson(kept: Kept, shares: Optional[Floats] = None, *, grey: bool = False) -
     Args:
         kept: what was gathered.
         shares: (N, P) how far each kept track is each of `kept.people`, rows of at most 1. Where a person's tracker was
-            away theirs counts nothing; what the user said of a whole visitor counts in its place. None: nobody's, and
-            it is of a group and day that twenty faces teach.
+            away theirs counts nothing; what the user said of a whole visitor counts in its place. None: nobody's yet;
+            twenty faces are then of a day and of whom the track was taken for, or of a group of tracks.
         grey: take unproven infrared tracks, too: the anti-spoof nets cannot judge these, so photos may be among them.
     """
     at = {person: i for i, person in enumerate(kept.people)}
@@ -282,7 +282,10 @@ def lesson(kept: Kept, shares: Optional[Floats] = None, *, grey: bool = False) -
     mine = np.zeros((len(said), len(at)), np.float32) if shares is None else np.where(_away(kept), 0.0, shares)
     mine[said >= 0] = np.eye(len(at), dtype=np.float32)[said[said >= 0]]
     unsure = np.full((len(said), 1), _SURE - 1e-6)
-    whose = kept.known.group if shares is None else np.concatenate([unsure, mine], axis=1).argmax(axis=1) - 1
+    whose = np.concatenate([unsure, mine], axis=1).argmax(axis=1) - 1
+    if shares is None:
+        taken = np.array([at.get(track.taken_for or "", -1) for track in kept.tracks], np.int64)
+        whose = np.where(whose >= 0, whose, np.where(taken >= 0, taken, len(at) + kept.known.group))
     free = np.array([not track.verified for track in kept.tracks], np.bool_)
     proven = np.array([track.live or (grey and track.infrared) for track in kept.tracks], np.bool_)
     locked = kept.locked_pictures()

@@ -362,6 +362,19 @@ def test_twenty_faces_of_a_person_and_day_the_best_of_each_track_first(door: Doo
     assert counts["V020"] == 4  # another day
 
 
+def test_before_anything_is_associated_the_quota_is_by_whom_a_track_was_taken_for(door: Door) -> None:
+    ann = door.enrol("Ann", 1, 2)
+    for _ in range(8):
+        door.visit(1, taken_for=ann.id)
+    for _ in range(8):
+        door.visit(9)
+    kept = door.gathered()
+    taught = lesson(kept)
+    faces = [int((taught.samples.group == g).sum()) for g in taught.group]
+    assert (sum(faces[:8]), min(faces[:8])) == (FACES_A_DAY, 2)
+    assert faces[8:] == [4] * 8  # of nobody it is not known who is who
+
+
 def test_no_more_than_so_many_teach_and_photos_are_half_at_most(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FACES_MAX", 20)
     door.enrol("Ann", 1, 5)

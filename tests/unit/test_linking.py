@@ -50,7 +50,7 @@ class Street:
                 faces = centres[who] + spread * rng.normal(size=(int(rng.integers(1, 9)), DIM))
                 self.add(f"V{visit}W{who}", 1, who, faces.astype(np.float32))
 
-    def add(self, visit: str, day: int, who: int, faces: Floats, **said: Any) -> None:
+    def add(self, visit: str, day: int, who: int, faces: Floats, *, first_s: float = 0.0, **said: Any) -> None:
         about = {"taken_for": None, "person_id": None, "nobody": False, "grouped": False, **said}
         self.tracks.append(
             Track(
@@ -59,8 +59,8 @@ class Street:
                 "front",
                 "door",
                 day,
-                0.0,
-                4.0,
+                first_s,
+                first_s + 4.0,
                 faces.mean(axis=0),
                 faces.astype(np.float16),
                 np.ones(len(faces), np.float32),
@@ -88,11 +88,11 @@ def test_each_stranger_who_came_again_is_one_visitor(seed: int) -> None:
 
 def test_who_came_once_is_no_visitor() -> None:
     street = Street(0, people=3, visits=1)
-    extra = street.tracks[0].features.astype(np.float32)
-    street.add(street.tracks[0].visit, 1, 0, extra)  # seen twice in one visit
-    linked = link(kept_of(street.tracks[:3]), unit, strangers(), nobody_named(street.tracks[:3]))
-    assert linked.visitors == ()
+    street.add("V0W0", 1, 0, street.tracks[0].features.astype(np.float32), first_s=5.0)  # lost, and found again
+    linked = link(kept_of(street.tracks), unit, strangers(), nobody_named(street.tracks))
+    assert linked.group[3] == linked.group[0]
     assert len(set(linked.group.tolist())) == 3
+    assert linked.visitors == ()
 
 
 def test_whoever_is_linked_with_somebody_known_is_no_visitor() -> None:
@@ -120,6 +120,19 @@ def test_two_seen_at_once_never_become_one_however_alike() -> None:
     for a in range(0, 12, 2):
         assert linked.group[a] != linked.group[a + 1]
     assert len(set(linked.group.tolist())) >= 2
+
+
+def test_two_who_are_kept_apart_do_not_keep_others_from_being_linked() -> None:
+    rng = np.random.default_rng(4)
+    twins, other = rng.normal(size=DIM), rng.normal(size=DIM)
+    street = Street(0, people=0)
+    for _ in range(2):
+        street.add("V0", 1, 0, (twins + 0.1 * rng.normal(size=(4, DIM))).astype(np.float32))
+    for visit in ("V1", "V2"):
+        street.add(visit, 1, 1, (other + 0.6 * rng.normal(size=(1, DIM))).astype(np.float32))
+    linked = link(kept_of(street.tracks), unit, strangers(), nobody_named(street.tracks))
+    assert linked.visitors == (("T002", "T003"),)
+    assert len(set(linked.group.tolist())) == 3
 
 
 def test_who_is_known_to_be_one_person_is_linked_however_unlike() -> None:
