@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import os
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,7 @@ def _tune(args: argparse.Namespace) -> int:
     from edgecam.cli.vision import quiet_libraries
 
     quiet_libraries()
+    _want_plots(args.plots)
     from edgecam import embed
     from edgecam.adapt.tune import spend_night
     from edgecam.nn.registry import ModelRegistry, default_folder
@@ -184,6 +186,18 @@ def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -
     return version
 
 
+def _want_plots(folder: Optional[Path]) -> None:
+    """Raise ConfigError, before the night's work, if no plot could be drawn after it."""
+    if folder is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--plots needs matplotlib: pip install matplotlib")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f"{folder}: no plots can be written there ({err.strerror})") from err
+
+
 def _draw(outcome: Outcome, names: Dict[str, str], folder: Optional[Path]) -> Tuple[Path, ...]:
     if folder is None:
         return ()
@@ -191,10 +205,8 @@ def _draw(outcome: Outcome, names: Dict[str, str], folder: Optional[Path]) -> Tu
 
     try:
         return tuple(draw(outcome.morning, names, folder))
-    except ImportError as err:
-        raise ConfigError("--plots needs matplotlib: pip install matplotlib") from err
     except OSError as err:
-        raise StoreError(f"{folder}: the plots cannot be written ({err.strerror})") from err
+        raise StoreError(f"{folder}: the plots cannot be written ({err.strerror}); the night is kept") from err
 
 
 def _emit(outcome: Outcome, names: Dict[str, str], version: Optional[Record]) -> None:
