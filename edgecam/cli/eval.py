@@ -31,6 +31,7 @@ def add_parser(sub: Sub) -> None:
     _add_autotune(names)
     _add_representation(names)
     _add_night(names)
+    _add_poison(names)
     presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
     presence.add_argument("--data", type=Path, required=True, metavar="DIR", help="captures, and who was there as .csv")
     presence.add_argument("--full", action="store_true", help="more thresholds and windows")
@@ -87,6 +88,30 @@ def _add_night(names: Sub) -> None:
     night.add_argument("--cache", type=Path, metavar="FILE.npz", help="keep the faces' features here between runs")
     night.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
     night.set_defaults(func=_night)
+
+
+def _add_poison(names: Sub) -> None:
+    poison = names.add_parser("poison", help="wrong labels and strangers with a resident's phone, by protection")
+    poison.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
+    poison.add_argument("--encoder", choices=("fused", "facenet", "sface"), default="fused", help="which is tuned")
+    poison.add_argument("--full", action="store_true", help="60 nights an attack; the default is 12")
+    poison.add_argument("--pad", type=float, default=0.25, help="border put around tight crops, share of their height")
+    poison.add_argument("--cache", type=Path, metavar="FILE.npz", help="keep the faces' features here between runs")
+    poison.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+    poison.set_defaults(func=_poison)
+
+
+def _poison(args: argparse.Namespace) -> int:
+    from edgecam.adapt.apart import require_torch
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    require_torch()
+    from edgecam.evaluation import poison
+
+    options = poison.Options(args.data, args.full, args.pad, args.cache, args.encoder)
+    first = ("attack", "protection", "seeds", "refused", "harmless", "harmful", "named", "tpir")
+    return _print(poison.run(options), first, as_json=args.json)
 
 
 def _night(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Does a poisoned night do harm? `python -m edgecam.evaluation.poison --data FOLDER`.
+"""`edgecam eval poison`: does a poisoned night do harm?
 
 Composed from a folder of people: five are enrolled by clear photos, come for a week at night, and a machine labels what
 it sees. Some labels are poisoned. The night is played with neither protection, with each, and with both; what counts is
@@ -471,31 +471,48 @@ def row_of(attack: str, protection: str, kind: str, outcomes: Sequence[Outcome])
     }
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    data: Path
+    full: bool = False
+    pad: float = 0.25
+    cache: Optional[Path] = None
+    encoder: Kind = "fused"
+    seeds: Optional[int] = None
+    """Nights an attack; None: 12, or 60 with `full`."""
+    attacks: Sequence[str] = ATTACKS
+
+
+def run(options: Options) -> Iterator[Row]:
+    """Yield a row an attack and protection."""
+    bench = open_bench()
+    encoder = bench.kinds[options.encoder]
+    pool = read_pool(options.data, bench.detector, encoder, pad=options.pad, cache=options.cache)
+    seeds = options.seeds or (60 if options.full else 12)
+    yield from rows_of(pool, make_box(options.encoder, bench), seeds, options.attacks)
+
+
 def main() -> int:
-    """Print one JSON object a line."""
+    """Print one JSON object a line; some attacks alone, if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="one folder of photos a person")
     parser.add_argument("--seeds", type=int, default=60, help="nights an attack (default 60)")
-    parser.add_argument("--people", type=int, default=60, help="people to draw from, those with most photos")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
-    parser.add_argument("--encoder", choices=("fused", "facenet"), default="fused")
+    parser.add_argument("--encoder", choices=("fused", "facenet", "sface"), default="fused")
     parser.add_argument("--pad", type=float, default=0.25, help="border put around tight crops, share of their height")
     parser.add_argument("--cache", type=Path, metavar="FILE.npz", help="keep the faces' features here between runs")
     args = parser.parse_args()
+    options = Options(args.data, False, args.pad, args.cache, args.encoder, args.seeds, args.attacks)
     try:
         require_torch()
-        for row in _rows(args):
+        for row in run(options):
             print(json.dumps(row), flush=True)
     except EdgecamError as err:
         print(f"poison: {err}", file=sys.stderr)
         return err.exit_code
     return 0
-
-
-def _rows(args: argparse.Namespace) -> Iterator[Row]:
-    bench = open_bench()
-    pool = read_pool(args.data, bench.detector, bench.kinds[args.encoder], args.people, args.pad, args.cache)
-    yield from rows_of(pool, make_box(args.encoder, bench), args.seeds, args.attacks)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def test_strangers_who_get_a_name_are_refused(door: Door, kind: str, count: int)
     check = the(report, "strangers named", kind)
     assert check.new is not None
     assert check.new * check.n >= count
-    assert f"of {check.n} named, at most" in check.said
+    assert f"of {check.n} named (now " in check.said
 
 
 def test_more_strangers_than_now_are_refused_though_within_the_target(door: Door) -> None:
