@@ -106,17 +106,17 @@ class Morning:
         Args:
             names: by person id.
         """
-        return "\n".join(
-            [*self._head(names), "", *self._learnt(names), "", *self._gate(names), "", *self._advice(names)]
-        )
+        learnt = self._learnt(names) if self.quarantine.taken or len(self.quarantine.samples.features) else ()
+        parts = map(list, (self._head(names), learnt, self._gate(names), self._advice(names)))
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def _head(self, names: Mapping[str, str]) -> Iterator[str]:
         if self.gate is None:
             yield f"Nothing was changed: {self.reason}."
         elif self.promoted:
-            yield f"Version {self.gate.new} takes the place of {self.gate.now}."
+            yield f"{_capital(self.gate.new)} takes the place of {self.gate.now}."
         else:
-            yield f"Version {self.gate.now} stays in service; {self.gate.new} was refused."
+            yield f"{_capital(self.gate.now)} stays in service; {self.gate.new} was refused."
         if self.gate is not None:
             yield from (f"  {_named(line, names)}" for line in self.reasons)
 
@@ -178,6 +178,10 @@ def _named(line: str, names: Mapping[str, str]) -> str:
     for person, name in names.items():
         line = line.replace(person, name)
     return line
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 # --- plots ------------------------------------------------------------------------------------------------------------

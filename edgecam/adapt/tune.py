@@ -34,6 +34,8 @@ from edgecam.pipeline.household import local_features
 from edgecam.pipeline.wire import Record
 from edgecam.types import Floats, Ints
 
+NEW = "the new head"
+"""What a candidate is called until it is stored."""
 _DRAWS = 4096
 """Virtual strangers that training sees; the gate draws others."""
 _LINK_DRAWS = 1000
@@ -48,7 +50,10 @@ class Plan:
 
     config: Config
     encoder: Encoder
-    """In service."""
+    """In service ..."""
+
+    serving: str
+    """... and what it is called."""
 
     head_file: bytes
     """Content of the installed `facenet_head.onnx`; empty if the encoder has none."""
@@ -143,7 +148,7 @@ def _why_not(plan: Plan, kept: Kept, before: Record, memory: Record) -> str:
     """Return why there is no training tonight; empty if there is."""
     teaching = any(track.live and not track.verified for track in kept.tracks)
     reasons = (
-        (not plan.train, "it was not asked for"),
+        (not plan.train, "no training was asked for"),
         (plan.config.embed.kind == "insightface", "the owner's own recogniser has no head that could be tuned"),
         (not kept.people, "nobody is enrolled"),
         (not teaching, "no face at the door was proven live and may teach"),
@@ -315,8 +320,8 @@ def _judge(plan: Plan, kept: Kept, local: Floats, new: Encoder, size: int) -> Ga
     model: StrangerModel = strangers_of(plan.config.embed)
     encoder = plan.encoder
     return judge(
-        Version(encoder.version, encoder.project, plan.liveness),
-        Version("new", new.project, plan.liveness, size),
+        Version(plan.serving, encoder.project, plan.liveness),
+        Version(NEW, new.project, plan.liveness, size),
         kept.gallery(),
         kept.verified(),
         Strangers(model, local, plan.given),

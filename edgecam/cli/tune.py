@@ -7,6 +7,7 @@ import base64
 import importlib.util
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
@@ -16,6 +17,7 @@ from edgecam.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from edgecam.adapt.apart import Keep
     from edgecam.adapt.night import Night
+    from edgecam.adapt.report import Morning
     from edgecam.adapt.tune import Outcome, Plan
     from edgecam.config import Config
     from edgecam.embed import Encoder
@@ -55,7 +57,7 @@ def _tune(args: argparse.Namespace) -> int:
         encoder = in_service(state.stream, installed)
         if not args.dry_run and not args.proposals:
             keep = _keep(args, state)
-        plan = _plan(config, registry, encoder, given, keep, train=not args.proposals)
+        plan = _plan(state, config, registry, encoder, given, keep, train=not args.proposals)
         outcome = spend_night(state.stream, plan, note)
         names = {row["id"]: row["name"] for row in state.stream("people.list")}
         version = None if args.dry_run else _store(state, config, encoder, outcome)
@@ -68,7 +70,7 @@ def _tune(args: argparse.Namespace) -> int:
     _print_night(outcome.night, names, len(outcome.night.questions()), dry_run=args.dry_run)
     if outcome.visitors:
         print(f"{len(outcome.visitors)} unknown people came more than once: edgecam visits list")
-    print(f"\n{outcome.morning.text(names)}")
+    print(f"\n{_named(outcome.morning, version).text(names)}")
     for path in paths:
         print(path)
     if args.dry_run:
@@ -80,7 +82,14 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _plan(
-    config: Config, registry: ModelRegistry, encoder: Encoder, given: Floats, keep: Optional[Keep], *, train: bool
+    state: Backend,
+    config: Config,
+    registry: ModelRegistry,
+    encoder: Encoder,
+    given: Floats,
+    keep: Optional[Keep],
+    *,
+    train: bool,
 ) -> Plan:
     import datetime as dt
 
@@ -90,7 +99,13 @@ def _plan(
     nets = ("minifasnet_v2", "minifasnet_v1se")
     versions = tuple(registry.version(name) for name in nets)
     today = dt.datetime.now().astimezone().date().toordinal()
-    return Plan(config, encoder, head, versions, given, keep, today, train)
+    tuned = encoder.version != encoder.base
+    serving = _serving(state) if tuned else "the installed head"
+    return Plan(config, encoder, serving, head, versions, given, keep, today, train)
+
+
+def _serving(state: Backend) -> str:
+    return next((row["version"] for row in state.stream("versions.list") if row["state"] == "active"), "installed")
 
 
 def _keep(args: argparse.Namespace, state: Backend) -> Keep:
@@ -171,10 +186,9 @@ def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -
             accepted=morning.promoted,
         )
     state.one("purge")
-    serving = next((row["version"] for row in state.stream("versions.list") if row["state"] == "active"), "installed")
     told = {
         "state": "promoted" if morning.promoted else "refused" if version else "unchanged",
-        "version": serving,
+        "version": _serving(state),
         "reason": morning.reasons[0] if morning.reasons else "",
         "people": sum(1 for _ in state.stream("people.list")),
         "faces": len(morning.quarantine.samples.features),
@@ -207,6 +221,13 @@ def _draw(outcome: Outcome, names: Dict[str, str], folder: Optional[Path]) -> Tu
         return tuple(draw(outcome.morning, names, folder))
     except OSError as err:
         raise StoreError(f"{folder}: the plots cannot be written ({err.strerror}); the night is kept") from err
+
+
+def _named(morning: Morning, version: Optional[Record]) -> Morning:
+    """Return the report with the name that the candidate was stored under."""
+    if morning.gate is None or not version:
+        return morning
+    return replace(morning, gate=replace(morning.gate, new=version["version"]))
 
 
 def _emit(outcome: Outcome, names: Dict[str, str], version: Optional[Record]) -> None:
