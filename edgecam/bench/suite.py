@@ -14,6 +14,7 @@ from edgecam import __version__
 from edgecam.bench.lab import Extent, Lab, Tell
 from edgecam.bench.motion import data_folder, motion
 from edgecam.bench.naming import first_name
+from edgecam.bench.night import night
 from edgecam.bench.peers import peers
 from edgecam.bench.process import resident, start
 from edgecam.bench.report import Figure, Row, Skipped
@@ -34,6 +35,7 @@ PARTS: Dict[str, Callable[[Lab], Iterator[Row]]] = {
     "memory": memory,
     "motion": motion,
     "peers": peers,
+    "night": night,
 }
 
 

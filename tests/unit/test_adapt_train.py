@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from edgecam.types import Floats, Ints
 
 PEOPLE, FACES = 4, 4
+AT_ONCE = Limits(niceness=0)
+"""The tests themselves may be niced; ten more on top, and on a busy machine they never end."""
 
 
 def faces(seed: int, groups: int = 40) -> tuple[Floats, Ints]:
@@ -204,21 +206,21 @@ def test_apart_it_computes_the_same_and_is_not_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep = keep_in(tmp_path / "kept")
-    apart = train_apart(job(), keep=keep)
+    apart = train_apart(job(), AT_ONCE, keep)
     assert same_heads(apart, train(job()))
     (file,) = keep.folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     assert b"head_" not in file.read_bytes(), "sealed"
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    assert same_heads(train_apart(job(), keep=keep), apart)
+    assert same_heads(train_apart(job(), AT_ONCE, keep), apart)
     with pytest.raises(TuneError, match="cannot be started"):
-        train_apart(job(seed=2), keep=keep)
+        train_apart(job(seed=2), AT_ONCE, keep)
 
     def no(_: bytes) -> bytes:
         raise ValueError("not ours")
 
     with caplog.at_level(logging.WARNING), pytest.raises(TuneError, match="cannot be started"):
-        train_apart(job(), keep=replace(keep, open=no))
+        train_apart(job(), AT_ONCE, replace(keep, open=no))
     assert "cannot be read (not ours); training begins anew" in caplog.text
 
 
@@ -226,9 +228,9 @@ _PARENT = """
 import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from test_adapt_train import job, keep_in
+from test_adapt_train import AT_ONCE, job, keep_in
 from edgecam.adapt.apart import train_apart
-train_apart(job(epochs=60, patience=60), keep=keep_in(Path({folder!r})))
+train_apart(job(epochs=60, patience=60), AT_ONCE, keep_in(Path({folder!r})))
 """
 
 
@@ -257,7 +259,7 @@ def test_killed_it_leaves_nothing_running_and_goes_on_next_time(tmp_path: Path, 
     rest: list[int] = []
     again = train(whole, checkpoint[1:], lambda epoch, _loss, _state: rest.append(epoch))
     assert rest[0] == done + 1
-    assert same_heads(train_apart(whole, keep=keep), again)
+    assert same_heads(train_apart(whole, AT_ONCE, keep), again)
     assert same_heads(again, train(whole))
 
 
@@ -280,7 +282,10 @@ def wait_for(true: Callable[[], bool], seconds: float = 90.0) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "word"),
-    [(Limits(seconds=0.0), "after 0 s"), (Limits(megabytes=1.0), "MB of memory, its limit is 1")],
+    [
+        (Limits(seconds=0.0, niceness=0), "after 0 s"),
+        (Limits(megabytes=1.0, niceness=0), "MB of memory, its limit is 1"),
+    ],
     ids=["time", "memory"],
 )
 def test_limits_end_it_with_one_line(limits: Limits, word: str) -> None:
@@ -293,7 +298,7 @@ def test_not_on_the_battery(tmp_path: Path) -> None:
     supply.mkdir(parents=True)
     (supply / "type").write_text("Mains\n")
     (supply / "online").write_text("0\n")
-    limits = Limits(sysfs=str(tmp_path))
+    limits = Limits(sysfs=str(tmp_path), niceness=0)
     with pytest.raises(TuneError, match="on its battery"):
         train_apart(job(), limits)
     training.wait_until_allowed(replace(limits, on_battery=True))
@@ -329,7 +334,7 @@ def test_a_full_disk_is_said_in_one_line(small_disk: Path, fill_disk: Callable[[
     folder.mkdir()
     fill_disk()
     with pytest.raises(TuneError, match="cannot be kept: No space left") as caught:
-        train_apart(job(epochs=2), keep=keep_in(folder))
+        train_apart(job(epochs=2), AT_ONCE, keep_in(folder))
     assert "\n" not in str(caught.value)
     assert not list(folder.iterdir()), "no half of a file stays"
 
