@@ -30,6 +30,8 @@ _LONGEST = 60
 """A longer `License` is the text itself and no name."""
 
 
+# What older boards need besides (onnxruntime 1.19, Python below 3.11), from its metadata there.
+_OLDER = {"coloredlogs": "MIT", "humanfriendly": "MIT", "tomli": "MIT"}
 _PAGE = """# Licences
 
 edgecam itself: Apache-2.0 ([LICENSE](../LICENSE)). Written by `make sbom` from the metadata of what is installed;
@@ -125,8 +127,13 @@ def table() -> str:
     """Return docs/licences.md."""
     found, _ = packages()
     rows = [f"| {part.name} | {part.licence} | {'extra' if part.optional else 'base'} |" for part in found]
+    rows += [f"| {name} | {licence} | older boards |" for name, licence in _OLDER.items() if name not in _names(found)]
     fetched = [f"| {part.name} | {part.licence} | {'optional' if part.optional else 'always'} |" for part in nets()]
     return _PAGE.format(packages="\n".join(rows), nets="\n".join(fetched))
+
+
+def _names(parts: List[Part]) -> Set[str]:
+    return {part.name for part in parts}
 
 
 def _closure(extras: FrozenSet[str]) -> Tuple[Dict[str, str], Set[str]]:
