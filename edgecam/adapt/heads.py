@@ -10,6 +10,8 @@ from typing import Any, Dict, Mapping, Union
 
 import numpy as np
 import onnx
+import onnx.compose
+import onnx.utils
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -26,6 +28,16 @@ SFACE_FILE = "sface_head"
 
 FACENET_WIDTH = 1792
 SFACE_WIDTH = 128
+
+_CUT_B = "InceptionResnetV1/Repeat_2/block8_5/Relu"
+_BLOCK8 = "InceptionResnetV1/Block8/"
+_CONVOLUTIONS = (
+    "Branch_0/Conv2d_1x1",
+    "Branch_1/Conv2d_0a_1x1",
+    "Branch_1/Conv2d_0b_1x3",
+    "Branch_1/Conv2d_0c_3x1",
+    "Conv2d_1x1",
+)
 
 _EPS_BN = 1e-3
 _MAX_DIFFERENCE = 1e-5
@@ -68,6 +80,70 @@ class FaceNetHead(nn.Module):  # type: ignore[misc] # torch comes without types 
         """Return the head by model name, as ONNX."""
         new = {"bottleneck.weight": self.weight, "bottleneck_bn.gamma": self.gamma, "bottleneck_bn.beta": self.beta}
         return {FACENET_FILE: _replaced(self._file, {n: p.detach().numpy() for n, p in new.items()})}
+
+
+class FaceNetTail(nn.Module):  # type: ignore[misc]
+    """FaceNet from its last Block8 on (cut B): 2.5 million weights, features (N, 1792, 3, 3) of 64 kB a face.
+
+    Not in the product: its trunk would end elsewhere, and nine times as much would be kept of every face.
+
+    Args:
+        file: as `tail_file` makes it.
+
+    Raises:
+        ModelError: it is not that file.
+    """
+
+    width = FACENET_WIDTH
+    dim = FaceNetHead.dim
+
+    def __init__(self, file: bytes) -> None:
+        super().__init__()
+        self._file = file
+        self.head = FaceNetHead(file)
+        parts = _initialisers(file)
+        names = [f"{_BLOCK8}{conv}/Conv2D.{part}" for conv in _CONVOLUTIONS for part in ("weight", "bias")]
+        if any(name not in parts for name in names):
+            raise ModelError("the last Block8 of FaceNet is not in the file")
+        self._names = names
+        self.block = nn.ParameterList([nn.Parameter(torch.from_numpy(parts[n].astype(np.float32))) for n in names])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (N, 512) unit vectors of (N, 1792, 3, 3) features."""
+        one, one_b, two, two_b, three, three_b, four, four_b, up, up_b = self.block
+        relu, convolve = functional.relu, functional.conv2d
+        left = relu(convolve(features, one, one_b))
+        right = relu(convolve(features, two, two_b))
+        right = relu(convolve(right, three, three_b, padding=(0, 1)))
+        right = relu(convolve(right, four, four_b, padding=(1, 0)))
+        joined = features + convolve(torch.cat([left, right], dim=1), up, up_b)
+        vectors: torch.Tensor = self.head(joined.mean(dim=(2, 3)))
+        return vectors
+
+    def files(self) -> Dict[str, bytes]:
+        """Return the tail by the head's model name, as ONNX."""
+        file = self.head.files()[FACENET_FILE]
+        return {FACENET_FILE: _replaced(file, {n: p.detach().numpy() for n, p in zip(self._names, self.block)})}
+
+
+def tail_file(trunk: bytes, head: bytes) -> bytes:
+    """Return FaceNet from its last Block8 on as one ONNX file, out of the installed trunk and head (fp32).
+
+    Raises:
+        ModelError: they are not FaceNet's.
+    """
+    try:
+        model = onnx.load_model_from_string(trunk)
+        model.graph.value_info.append(
+            helper.make_tensor_value_info(_CUT_B, TensorProto.FLOAT, ["N", FACENET_WIDTH, 3, 3])
+        )
+        block = onnx.utils.Extractor(model).extract_model([_CUT_B], ["features"])
+        whole = onnx.compose.merge_models(
+            block, onnx.load_model_from_string(head), io_map=[("features", "features")], prefix2=""
+        )
+    except Exception as err:  # onnx raises whatever it meets
+        raise ModelError(f"FaceNet cannot be cut before its last Block8: {err}") from err
+    return bytes(whole.SerializeToString())
 
 
 class SFaceHead(nn.Module):  # type: ignore[misc]
@@ -140,7 +216,7 @@ def make_head(kind: Kind, file: bytes = b"") -> Head:
     return FaceNetHead(file) if kind == "facenet" else FusedHead(file)
 
 
-def project(head: Head, features: Floats) -> Floats:
+def project(head: Union[Head, FaceNetTail], features: Floats) -> Floats:
     """Return (N, D) float32 unit vectors of (N, K) features."""
     with torch.inference_mode():
         vectors: Floats = head(torch.from_numpy(np.ascontiguousarray(features, np.float32))).numpy()

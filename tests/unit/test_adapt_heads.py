@@ -11,11 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgecam.adapt.heads import (  # noqa: E402
+    FaceNetTail,
     Head,
     difference,
     make_head,
     project,
     run_files,
+    tail_file,
     write_heads,
 )
 from edgecam.embed import FACENET_SHARE, Encoder, FaceNet, SFace  # noqa: E402
@@ -114,3 +116,33 @@ def test_a_head_that_onnxruntime_computes_otherwise_is_refused(file: bytes) -> N
 def test_another_file_is_refused(content: bytes) -> None:
     with pytest.raises(ModelError, match=r"facenet_head\.onnx"):
         make_head("facenet", content)
+
+
+def test_from_the_last_block_on_it_can_be_trained_and_written_back(registry: ModelRegistry, file: bytes) -> None:
+    whole = tail_file(registry.path("facenet_trunk").read_bytes(), file)
+    rows = np.abs(np.random.default_rng(0).standard_normal((3, 1792, 3, 3))).astype(np.float32)
+    tail = FaceNetTail(whole)
+    before = project(tail, rows)
+
+    def by_onnxruntime(content: bytes) -> Floats:
+        session = Session.of_bytes(content, "tail")
+        return session.run({next(iter(session.inputs)): rows})[0]
+
+    assert np.abs(before - by_onnxruntime(whole)).max() < 1e-6
+    loss = tail(torch.from_numpy(rows))[0, 0]
+    slopes = torch.autograd.grad(loss, list(tail.parameters()))
+    assert all(slope.abs().max() > 0 for slope in slopes), "every layer learns"
+    with torch.no_grad():
+        for part, slope in zip(tail.parameters(), slopes):
+            part.sub_(0.05 * part.abs().max() * slope / slope.abs().max())
+    after = project(tail, rows)
+    assert np.abs(after - before).max() > 1e-3
+    assert np.abs(after - by_onnxruntime(tail.files()["facenet_head"])).max() < 1e-5
+    assert sum(part.numel() for part in tail.parameters()) > 2_500_000
+
+
+def test_another_file_has_no_last_block(file: bytes) -> None:
+    with pytest.raises(ModelError, match="cannot be cut"):
+        tail_file(file, file)
+    with pytest.raises(ModelError, match="last Block8"):
+        FaceNetTail(file)
