@@ -259,9 +259,9 @@ class _Look:
 
     def tainted(self) -> Found:
         """The face is more like those of this label that were taken out than like the person."""
+        out = np.array(sorted(self.taken), np.int64)
         for g, _, to_person, _ in self._appearances():
-            out = [h for h in self.taken if self.label[h] == self.label[g]]
-            to_them = _closest(self.mean[out] @ self.mean[g])
+            to_them = _closest(self.mean[out[self.label[out] == self.label[g]]] @ self.mean[g])
             if to_them > to_person:
                 yield g, "unlike", f"cosine {to_them:.2f} to faces that were taken out, {to_person:.2f} to the person"
 
@@ -276,19 +276,20 @@ class _Look:
 
         Those already taken out count as company, or the last of a poisoned dozen would stand alone.
         """
-        for g in self._doubted():
-            same = self.label == self.label[g]
-            mine = self.locked[self.locked_owner == self.label[g]]
-            known = np.concatenate([self.mean[self.recognised & same], mine])
-            sure = np.concatenate([self.mean[self.trusted & same], mine])
-            radius = self.identifier.calibration.radius.get(self.samples.people[self.label[g]], 1.0)
-            if self.recognised[g] or not len(known) or (sure @ self.mean[g]).max(initial=-1.0) >= radius:
-                continue  # recognised, or in a look that a person has confirmed
-            company = np.flatnonzero(same & ~self.recognised & (np.arange(len(same)) != g))
-            cosines = self.mean[company] @ self.mean[g]
-            to_person = _closest(known @ self.mean[g])
-            near = [*company[cosines >= to_person], g]
-            yield g, _closest(cosines), to_person, self._days(near)
+        for person, doubted in self._of_each():
+            same, locked = self.label == person, self.locked[self.locked_owner == person]
+            known = np.concatenate([self.mean[self.recognised & same], locked])
+            sure = np.concatenate([self.mean[self.trusted & same], locked])
+            radius = self.identifier.calibration.radius.get(self.samples.people[person], 1.0)
+            unknown = np.flatnonzero(same & ~self.recognised)
+            for g in doubted if len(known) else ():
+                if self.recognised[g] or (sure @ self.mean[g]).max(initial=-1.0) >= radius:
+                    continue  # recognised, or in a look that a person has confirmed
+                company = unknown[unknown != g]
+                cosines = self.mean[company] @ self.mean[g]
+                to_person = _closest(known @ self.mean[g])
+                near = [*company[cosines >= to_person], g]
+                yield g, _closest(cosines), to_person, self._days(near)
 
     def _days(self, groups: Sequence[int]) -> int:
         return len({int(day) for day in self.evidence.day[groups] if day >= 0})
