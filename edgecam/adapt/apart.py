@@ -69,7 +69,7 @@ class Options:
     """L2-SP: weight of the squared way from the base head, relative to its size."""
     like_base: float = 0.0
     """Weight of one minus the cosine of a virtual stranger's vector with that of the base head."""
-    blend: float = 0.5
+    blend: float = 0.3
     """How much of the way from the base head to the tuned one is gone in the end (Wortsman et al. 2022)."""
     patience: int = 8
     """Epochs without a better validation loss before it stops."""
