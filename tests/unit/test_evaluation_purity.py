@@ -83,9 +83,16 @@ def test_phones_of_the_absent_are_not_heard() -> None:
     there[drawn.scene[shown], drawn.person[shown]] = True
     assert not drawn.heard[~there].any()
     assert drawn.heard[there].mean() == pytest.approx(1 - purity.MISSED, abs=0.08)
-    apart = purity._phones(drawn)
-    nobody_shared = np.flatnonzero((drawn.heard @ drawn.heard[0]) == 0)
-    assert (apart[of(drawn, 0)[0], np.isin(drawn.scene, nobody_shared)] > apart[0, 0]).all()
+
+
+def test_days_that_share_a_phone_are_nearer_than_days_that_share_none() -> None:
+    drawn = draw(pool(), 6, 0.25, 0)
+    heard = np.zeros(drawn.heard.shape)
+    heard[0, 0] = heard[1, 0] = heard[2, 1] = heard[3, :2] = 1.0
+    far = purity._phones(drawn._replace(heard=heard))
+    day = [np.flatnonzero(drawn.scene == n)[0] for n in range(4)]
+    assert far[day[0], day[1]] < far[day[0], day[3]] < far[day[0], day[2]]
+    assert np.array_equal(far, far.T)
 
 
 def test_clothes_find_people_again_and_what_follows() -> None:
