@@ -242,7 +242,11 @@ class PresenceConfig(Section):
 
 
 class TuneConfig(Section):
-    """What a night's training may take of the box."""
+    """What a night learns from, and what its training may take of the box."""
+
+    infrared: bool = False
+    """Also learn from infrared faces, which the anti-spoof nets cannot judge: a photo held up at night may be among
+    them. Confirmed faces and the gate still stand against it."""
 
     minutes: Annotated[float, Field(gt=0, le=720)] = 60.0
     memory_mb: Annotated[float, Field(ge=300, le=16_000)] = 600.0

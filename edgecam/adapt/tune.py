@@ -111,7 +111,8 @@ def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
     before = _last_memory(ask, encoder.base)
     memory = _memory(plan, kept, door)
     why = tuple(_what_is_new(before, memory))
-    material, taught = _material(kept, encoder, len(before.get("nights", [])))
+    grey = plan.config.tune.infrared
+    material, taught = _material(kept, encoder, len(before.get("nights", [])), grey=grey)
     reason = _why_not(plan, kept, before, memory)
     if reason:
         say(f"no training: {reason}")
@@ -146,12 +147,13 @@ def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
 
 def _why_not(plan: Plan, kept: Kept, before: Record, memory: Record) -> str:
     """Return why there is no training tonight; empty if there is."""
-    teaching = any(track.live and not track.verified for track in kept.tracks)
+    grey = plan.config.tune.infrared
+    teaching = any((track.live or (grey and track.infrared)) and not track.verified for track in kept.tracks)
     reasons = (
         (not plan.train, "no training was asked for"),
         (plan.config.embed.kind == "insightface", "the owner's own recogniser has no head that could be tuned"),
         (not kept.people, "nobody is enrolled"),
-        (not teaching, "no face at the door was proven live and may teach"),
+        (not teaching, "no face at the door was proven live and may teach (infrared ones: tune.infrared)"),
         (before.get("digest") == memory["digest"], "nothing is new since the last night"),
     )
     for true, said in reasons:
@@ -221,13 +223,13 @@ def _last_memory(ask: Ask, base: str) -> Record:
 # --- what is worked on ------------------------------------------------------------------------------------------------
 
 
-def _material(kept: Kept, encoder: Encoder, night: int) -> Tuple[Material, Lesson]:
+def _material(kept: Kept, encoder: Encoder, night: int, *, grey: bool) -> Tuple[Material, Lesson]:
     """Return what the rounds work on.
 
     Enrolled photos stand beside the tracks as faces that a person has named, of no event: a device never overrides
     them, and who has no device is nobody else.
     """
-    taught = lesson(kept)
+    taught = lesson(kept, grey=grey)
     scene = kept.scene(encoder.installed.project)
     features = [track.mean for track in kept.tracks]
     groups, days = [int(g) for g in taught.group], [track.day for track in kept.tracks]
