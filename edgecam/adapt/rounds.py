@@ -98,7 +98,7 @@ def adapt(
         sketch: the same for all trainings but the last, which only sort the faces better: fewer epochs will do
             (`apart.Options.of`). `train` if None.
     """
-    look = _Looks.at(material, project, {})
+    look = Looks.at(material, project, {})
     trainings = 0
 
     def tuner(labels: Numbers) -> Floats:
@@ -106,7 +106,7 @@ def adapt(
         picked = pick(material, labels, look)
         trained = (sketch or train)(picked.samples, picked.groups)
         trainings += 1
-        look = _Looks.at(material, project, trained.heads)
+        look = Looks.at(material, project, trained.heads)
         return look.vectors
 
     found = associate(replace(material.scene, vectors=look.vectors), options, tuner)
@@ -114,7 +114,7 @@ def adapt(
     return Adapted(train(last.samples, last.groups), found, last.taught, trainings + 1, last.samples)
 
 
-class _Looks(NamedTuple):
+class Looks(NamedTuple):
     """How tracklets and people look to one head."""
 
     vectors: Floats
@@ -123,7 +123,8 @@ class _Looks(NamedTuple):
     """(P, D) unit mean of each person's enrolment photos; 0 without."""
 
     @staticmethod
-    def at(material: Material, project: Project, heads: Mapping[str, bytes]) -> _Looks:
+    def at(material: Material, project: Project, heads: Mapping[str, bytes]) -> Looks:
+        """Return how they look to these heads."""
         samples = material.samples
         known = np.flatnonzero(samples.enrolled)
         owners = samples.shares[samples.group[known]]
@@ -131,7 +132,7 @@ class _Looks(NamedTuple):
         vectors = project(heads, material.features)
         sums = owners.T @ photos if len(known) else np.zeros((len(samples.people), vectors.shape[1]), np.float32)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        return _Looks(vectors, (sums / np.maximum(lengths, 1e-9)).astype(np.float32))
+        return Looks(vectors, (sums / np.maximum(lengths, 1e-9)).astype(np.float32))
 
 
 class Picked(NamedTuple):
@@ -144,7 +145,7 @@ class Picked(NamedTuple):
     """(T,) the tracklets that are in them."""
 
 
-def pick(material: Material, labels: Numbers, looks: _Looks) -> Picked:
+def pick(material: Material, labels: Numbers, looks: Looks) -> Picked:
     """Return what may teach.
 
     Enrolment and what the user said always. Of the rest the sure names (`associate.tell.admit`) on which face and
