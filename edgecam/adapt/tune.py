@@ -122,12 +122,12 @@ def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
 
     say(f"{len(taught.samples.features)} faces may teach; associating and training")
     quarantined: List[Quarantine] = []
-    train = _trainer(plan, taught, door, before, quarantined)
+    train, sketch = (_trainer(plan, taught, door, before, quarantined, last=last) for last in (True, False))
 
     def project(heads: Mapping[str, bytes], features: Floats) -> Floats:
         return (encoder.installed.with_heads(heads, "new") if heads else encoder.installed).project(features)
 
-    adapted = adapt(material, train, project)
+    adapted = adapt(material, train, project, sketch=sketch)
     trained, clean = adapted.trained, quarantined[-1]
     memory["usual"] = _usual(clean, taught, before)
     if not trained.heads:
@@ -259,13 +259,13 @@ def _material(kept: Kept, encoder: Encoder, night: int, *, grey: bool) -> Tuple[
 
 
 def _trainer(
-    plan: Plan, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine]
+    plan: Plan, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine], *, last: bool
 ) -> Callable[[Samples, Ints], Trained]:
     """Return how a round trains: on what the quarantine leaves of it."""
     model = strangers_of(plan.config.embed)
     drawn = model.draw(_DRAWS, seed=_DRAWS)
     limits = plan.config.tune
-    options = Options(threads=plan.config.run.threads)
+    options = Options(threads=plan.config.run.threads).of(last=last)
     usual = before.get("usual", {})
 
     def train(samples: Samples, groups: Ints) -> Trained:
