@@ -51,5 +51,9 @@ class ControlError(EdgecamError):
     """The running daemon refused or did not answer a command."""
 
 
+class TuneError(EdgecamError):
+    """The night's work ended without a result: the version in service stays, the next night may do better."""
+
+
 class ShapeError(ValueError):
     """An array does not have the promised shape or dtype: a bug, never a user's fault."""
