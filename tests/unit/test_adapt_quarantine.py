@@ -191,6 +191,7 @@ def test_a_device_never_overrides_two_faces_in_one_picture(identifier: Identifie
     both = rules(run(identifier, labels, apart=[(18, 19)]))
     assert (18, "apart") in both
     assert (19, "apart") in both
+    assert rules(run(identifier, HONEST, apart=[(2, 0)], verified=[2])) == []  # a person has said both
     different = rules(run(identifier, HONEST, apart=[(2, 10)]))  # Ann beside Ben
     assert different == []
 
