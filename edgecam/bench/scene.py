@@ -41,6 +41,24 @@ class Visitor:
     """Where its top is."""
     walks: bool = True
     """False: they are there at once, as when a door opens."""
+    path: Optional[Callable[[float], Tuple[float, float]]] = None
+    """Where the middle (x) and the top (y) of the picture are so many seconds after they came, instead of all that."""
+
+    def corner(self, width: int, since_s: float) -> Tuple[int, int]:
+        """Return x, y of the left upper corner of their picture, so many px wide, at this time since they came."""
+        if self.path is not None:
+            middle, top = self.path(since_s)
+            return round(middle - width / 2), round(top)
+        middle = self.x_px
+        if self.walks:
+            left_s = self.seconds - since_s
+            if since_s < WALK_S:
+                middle += (WIDTH + width / 2 - self.x_px) * (1 - since_s / WALK_S)
+            elif left_s < WALK_S:
+                middle -= (self.x_px + width / 2) * (1 - left_s / WALK_S)
+            else:
+                middle += _SWAY_PX * float(np.sin(since_s - WALK_S))
+        return round(middle - width / 2), self.y_px
 
 
 class Clip:
@@ -155,16 +173,7 @@ def write_part(clip: Path, path: Path, start_s: float, seconds: float, fps: int 
 
 def _place(scene: Image, picture: Image, visitor: Visitor, since_s: float) -> None:
     height, width = picture.shape[:2]
-    middle = visitor.x_px
-    if visitor.walks:
-        left_s = visitor.seconds - since_s
-        if since_s < WALK_S:
-            middle += (WIDTH + width / 2 - visitor.x_px) * (1 - since_s / WALK_S)
-        elif left_s < WALK_S:
-            middle -= (visitor.x_px + width / 2) * (1 - left_s / WALK_S)
-        else:
-            middle += _SWAY_PX * float(np.sin(since_s - WALK_S))
-    x, y = round(middle - width / 2), visitor.y_px
+    x, y = visitor.corner(width, since_s)
     x0, x1 = max(0, x), min(WIDTH, x + width)
     y0, y1 = max(0, y), min(HEIGHT, y + height)
     if x1 > x0 and y1 > y0:

@@ -1,4 +1,4 @@
-"""`edgecam eval`: the tables of docs/recognition.md, docs/liveness.md and docs/representation.md."""
+"""`edgecam eval`: the tables of docs/{recognition,liveness,representation,tracking}.md."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_parser(sub: Sub) -> None:
     _add_liveness(names)
     _add_autotune(names)
     _add_representation(names)
+    _add_track(names)
     _add_night(names)
     _add_poison(names)
     presence = names.add_parser("presence", help="devices in the air against people in a room, by threshold")
@@ -153,6 +154,28 @@ def _add_representation(names: Sub) -> None:
         one.add_argument("--seeds", type=int, default=5, help="how often everything is drawn (default 5)")
         one.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
         one.set_defaults(func=func)
+
+
+def _add_track(names: Sub) -> None:
+    track = names.add_parser("track", help="who is followed and known again at a composed door, and two ablations")
+    data = "clips of one face (or in DIR/videos), and one folder of photos a person (or in DIR/lfw_colour_10x10)"
+    track.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
+    track.add_argument("--full", action="store_true", help="ten households, twice the visits, also on a slow box")
+    track.add_argument("--seeds", type=int, help="households drawn (default 3)")
+    track.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
+    track.set_defaults(func=_track)
+
+
+def _track(args: argparse.Namespace) -> int:
+    from edgecam.cli.vision import quiet_libraries
+
+    quiet_libraries()
+    from edgecam.evaluation import tracking
+
+    if args.seeds is not None and args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least 1")
+    first = ("method", "recall", "precision", "f1", "idf1", "mota", "ids", "frag")
+    return _print(tracking.run(tracking.Plan(args.data, args.full, args.seeds)), first, as_json=args.json)
 
 
 def _ready_to_tune(seeds: int) -> None:

@@ -109,3 +109,11 @@ def test_an_archive_that_lacks_a_file_is_told(tmp_path: Path) -> None:
     archive.write_bytes(b"no archive")
     with pytest.raises(EdgecamError, match=r"some\.tgz"):
         media._fetch(tmp_path, {"it.txt": "0"}, "in", lambda _: archive)
+
+
+def test_who_has_a_path_is_where_it_says() -> None:
+    visitor = Visitor(lambda _: RED, 1.0, 4.0, height_px=100, path=lambda at_s: (200.0 + 100.0 * at_s, 300.0))
+    image = Scene([visitor]).at(3 * FPS).astype(int)
+    rows, columns = np.nonzero((image[:, :, 2] > 220) & (image[:, :, 1] < 40))
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (360, 439, 300, 399)
+    assert visitor.corner(80, 2.0) == (360, 300)
