@@ -114,9 +114,9 @@ class Morning:
         if self.gate is None:
             yield f"Nothing was changed: {self.reason}."
         elif self.promoted:
-            yield f"{_capital(self.gate.new)} takes the place of {self.gate.now}."
+            yield f"Now in service: {self.gate.new}, in place of {self.gate.now}."
         else:
-            yield f"{_capital(self.gate.now)} stays in service; {self.gate.new} was refused."
+            yield f"Still in service: {self.gate.now}; {self.gate.new} was refused."
         if self.gate is not None:
             yield from (f"  {_named(line, names)}" for line in self.reasons)
 
@@ -178,10 +178,6 @@ def _named(line: str, names: Mapping[str, str]) -> str:
     for person, name in names.items():
         line = line.replace(person, name)
     return line
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 # --- plots ------------------------------------------------------------------------------------------------------------

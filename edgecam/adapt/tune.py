@@ -20,7 +20,7 @@ from edgecam.adapt.gate import GateReport, Strangers, Version, judge
 from edgecam.adapt.gather import Ask, Kept, Lesson, gather, lesson
 from edgecam.adapt.linking import link
 from edgecam.adapt.night import Night
-from edgecam.adapt.quarantine import Evidence, Quarantine, quarantine
+from edgecam.adapt.quarantine import Evidence, Quarantine, locked_faces, quarantine
 from edgecam.adapt.report import Morning
 from edgecam.adapt.rounds import Material, adapt
 from edgecam.adapt.samples import Samples
@@ -36,8 +36,6 @@ from edgecam.types import Floats, Ints
 
 NEW = "the new head"
 """What a candidate is called until it is stored."""
-_DRAWS = 4096
-"""Virtual strangers that training sees; the gate draws others."""
 _LINK_DRAWS = 1000
 _DROP = 0.03
 """The household's median similarity above the threshold fell by so much: it is recognised measurably worse."""
@@ -122,7 +120,7 @@ def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
 
     say(f"{len(taught.samples.features)} faces may teach; associating and training")
     quarantined: List[Quarantine] = []
-    train, sketch = (_trainer(plan, taught, door, before, quarantined, last=last) for last in (True, False))
+    train, sketch = (_trainer(plan, kept, taught, door, before, quarantined, last=last) for last in (True, False))
 
     def project(heads: Mapping[str, bytes], features: Floats) -> Floats:
         return (encoder.installed.with_heads(heads, "new") if heads else encoder.installed).project(features)
@@ -259,12 +257,11 @@ def _material(kept: Kept, encoder: Encoder, night: int, *, grey: bool) -> Tuple[
 
 
 def _trainer(
-    plan: Plan, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine], *, last: bool
+    plan: Plan, kept: Kept, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine], *, last: bool
 ) -> Callable[[Samples, Ints], Trained]:
     """Return how a round trains: on what the quarantine leaves of it."""
-    model = strangers_of(plan.config.embed)
-    drawn = model.draw(_DRAWS, seed=_DRAWS)
-    limits = plan.config.tune
+    limits, gallery = plan.config.tune, kept.gallery().people
+    locked, locked_owner = locked_faces(kept.verified(), gallery, taught.samples.people)
     options = Options(threads=plan.config.run.threads).of(last=last)
     usual = before.get("usual", {})
 
@@ -273,6 +270,8 @@ def _trainer(
             verified=taught.said[groups],
             day=taught.day[groups],
             usual=np.array([usual.get(person, np.nan) for person in samples.people], np.float32),
+            locked=locked,
+            locked_owner=locked_owner,
         )
         clean = quarantine(samples, evidence, door, plan.encoder.project)
         done.append(replace(clean, kept=groups[clean.kept]))
@@ -280,7 +279,7 @@ def _trainer(
         if kind == "insightface":
             raise TuneError("the owner's own recogniser has no head that could be tuned")
         return train_apart(
-            Job(kind, plan.head_file, clean.samples, drawn, options),
+            Job(kind, plan.head_file, clean.samples, clean.samples.features[:0], options),
             Limits(limits.minutes * 60.0, limits.memory_mb, limits.max_celsius, limits.on_battery),
             plan.keep,
         )

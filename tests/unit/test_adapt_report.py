@@ -72,7 +72,7 @@ def refused() -> Morning:
 
 def test_the_text_says_what_was_learnt_what_the_gate_saw_and_what_to_do(promoted: Morning) -> None:
     text = promoted.text(NAMES)
-    assert "V2 takes the place of v1." in text
+    assert "Now in service: v2, in place of v1." in text
     assert "4 more confirmed visits are recognised" in text
     assert "Ann     6 faces and 2 enrolment photos in 4 groups" in text
     assert "ok      strangers named (virtual): 3 of 8000 named" in text
@@ -82,7 +82,7 @@ def test_the_text_says_what_was_learnt_what_the_gate_saw_and_what_to_do(promoted
 
 def test_a_refusal_says_why_and_whose_visits_to_look_at(refused: Morning) -> None:
     text = refused.text(NAMES)
-    assert "V1 stays in service; v2 was refused." in text
+    assert "Still in service: v1; v2 was refused." in text
     assert "FAILED  recognised as before (Ann): 6 lost, 0 won, p 0.016" in text
     assert "Ben     2 labels: surely somebody else" in text
     assert "look at the visits proposed as Ben" in text
