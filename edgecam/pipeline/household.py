@@ -82,7 +82,7 @@ def reembed(ask: Ask, encoder: Encoder) -> Set[str]:
         return lost
     wanted = {face for record in ask("gallery", model=encoder.version) for face in record.get("missing", ())}
     made: List[Dict[str, Any]] = []
-    for record in ask("faces.features", model=encoder.base) if wanted else ():
+    for record in ask("tracklets.enrolled", model=encoder.base) if wanted else ():
         if record["face_id"] in wanted:
             vector = encoder.project(floats_of(record["features"], "features")[None])[0]
             made.append({"face_id": record["face_id"], "vector": pack_array(vector)})

@@ -202,13 +202,6 @@ def _faces_crops(call: Call) -> Iterator[Record]:
             yield {"face_id": face_id, "damaged": True}
 
 
-def _faces_features(call: Call) -> Iterator[Record]:
-    """What the head is given for each face, one line a face; faces without it, or with damaged ones, are left out."""
-    features = call.store.features(call.text("model"))
-    for face_id, person_id, row in zip(features.face_ids, features.person_ids, features.vectors):
-        yield {"face_id": face_id, "person_id": person_id, "features": pack_array(row)}
-
-
 def _faces_put_vectors(call: Call) -> Iterator[Record]:
     vectors = {
         str(want(item, "face_id")): (floats_of(want(item, "vector"), "vector"), floats_of(item.get("features", "")))
@@ -390,7 +383,6 @@ OPERATIONS: Mapping[str, Operation] = {
     "people.forget": _people_forget,
     "faces.add": _faces_add,
     "faces.crops": _faces_crops,
-    "faces.features": _faces_features,
     "faces.put_vectors": _faces_put_vectors,
     "faces.remove": _faces_remove,
     "gallery": _gallery,
