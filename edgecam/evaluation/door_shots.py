@@ -35,7 +35,7 @@ _SIDE_SIZE, _SIDE_LIGHT, _SIDE_BLUR = 0.75, 0.65, 0.8
 _CUT = (0.6, 0.5, 1.4)
 """A cut-out reaches so many widths of the face beside it, and heights above and below, wherever it is in the clip."""
 _FILM_FACE_PX = 60.0
-_PHOTOS_MIN = 4
+_PHOTOS_MIN, _PHOTOS_MAX, _ALBUMS_MAX = 4, 10, 30
 _FILMS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
@@ -98,7 +98,7 @@ def read_people(data: Path, detector: Detector) -> List[Person]:
 
     Clips are those in `videos` (else in the folder itself) that show one face and are not called NAME_fake; those of
     one name up to its first digit show one person. Photos are those in `lfw_colour_10x10` (else in the folder's own
-    folders), four at least of each person.
+    folders) that show one face, four to ten of each of at most 30 people.
 
     Raises:
         InputError: there are fewer than three.
@@ -113,10 +113,13 @@ def read_people(data: Path, detector: Detector) -> List[Person]:
     albums: Dict[str, List[Path]] = {}
     inside = data / "lfw_colour_10x10" if (data / "lfw_colour_10x10").is_dir() else data
     try:
-        for name, path in photos_of(inside):
-            albums.setdefault(name, []).append(path)
+        photos = photos_of(inside)
     except InputError:
         say(f"{inside}: no folders of photos: clips alone")
+        photos = []
+    for name, path in photos:
+        if (len(albums) < _ALBUMS_MAX or name in albums) and len(albums.setdefault(name, [])) < _PHOTOS_MAX:
+            albums[name] += [path] if _portrait(path, detector) else []
     people = [Person(name, tuple(paths), film=True) for name, paths in sorted(films.items())]
     people += [
         Person(name, tuple(paths), film=False) for name, paths in sorted(albums.items()) if len(paths) >= _PHOTOS_MIN
@@ -144,6 +147,15 @@ def shows_one(path: Path, detector: Detector) -> bool:
         say(f"{path.name}: left out ({err})")
         return False
     return True
+
+
+def _portrait(path: Path, detector: Detector) -> bool:
+    """Return whether a photo shows one face: whoever else is in it would be found at the door, and be nobody's."""
+    try:
+        return len(detector(read_photo(path))) == 1
+    except InputError as err:
+        say(f"{path.name}: left out ({err})")
+        return False
 
 
 def length_s(path: Path) -> float:

@@ -146,6 +146,7 @@ def test_clips_of_one_face_and_folders_of_photos_are_people(tmp_path: Path, caps
     for name in ("cap1_a", "cap2", "ann_real", "ann_fake"):
         film(tmp_path / "videos" / "x" / f"{name}.mp4")
     (tmp_path / "videos" / "torn.mp4").write_bytes(b"not a clip")
+    (tmp_path / "lfw_colour_10x10" / "p0" / "torn.jpg").write_bytes(b"\xff\xd8\xff not a photo")
     people = read_people(tmp_path, cast("Detector", one_face))
     assert [(one.name, len(one.sources), one.film) for one in people] == [
         ("ann_real", 1, True),
@@ -155,7 +156,20 @@ def test_clips_of_one_face_and_folders_of_photos_are_people(tmp_path: Path, caps
     ]
     err = capsys.readouterr().err
     assert "torn.mp4: left out" in err
+    assert "torn.jpg: left out" in err
     assert "fewer people than wanted" in err
+
+
+def test_photos_of_two_are_left_out(tmp_path: Path) -> None:
+    def faces_of(image: Image, _regions: Optional[Floats] = None) -> Faces:
+        return faces(A, B) if image[0, 0, 0] in (1, 41, 42) else faces(A)
+
+    people = read_people(album(tmp_path, 4, photos=5), cast("Detector", faces_of))
+    assert [(one.name, [path.stem for path in one.sources]) for one in people] == [
+        ("p0", ["0", "2", "3", "4"]),
+        ("p2", ["0", "1", "2", "3", "4"]),
+        ("p3", ["0", "1", "2", "3", "4"]),
+    ]
 
 
 def test_two_people_are_too_few(tmp_path: Path) -> None:
@@ -163,7 +177,7 @@ def test_two_people_are_too_few(tmp_path: Path) -> None:
         read_people(album(tmp_path / "two", 2), cast("Detector", one_face))
     film(tmp_path / "two" / "ann.mp4")
     assert len(read_people(tmp_path / "two", cast("Detector", one_face))) == 3
-    with pytest.raises(InputError, match="2 people"):
+    with pytest.raises(InputError, match="0 people"):
         read_people(tmp_path / "two", cast("Detector", no_face))
 
 
