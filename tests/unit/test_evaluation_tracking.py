@@ -291,6 +291,13 @@ def test_the_products_tracks_are_told_of_each_face_in_its_place() -> None:
     assert lists(tracking.by_tracker(swapped)) == [[1, 2] if n % 2 == 0 else [2, 1] for n in range(6)]
 
 
+def test_a_picture_on_the_wall_is_nobodys_track() -> None:
+    wall = [frame(n / 2, [A, shifted(B, 15 * (n % 3))]) for n in range(30)]
+    ids = lists(tracking.by_tracker(wall))
+    assert ids[0] == [1, 2]
+    assert ids[-1] == [0, 2]
+
+
 def test_each_face_alone() -> None:
     assert lists(tracking.each_alone([frame(0, [A, B]), frame(1, []), frame(2, [A])])) == [[1, 2], [], [3]]
 
