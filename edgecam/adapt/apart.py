@@ -47,7 +47,7 @@ _KILLED = -9
 
 @dataclass(frozen=True)
 class Options:
-    """How a head is tuned; the defaults were chosen on people who take part in no reported figure (docs/night.md)."""
+    """How a head is tuned; how the defaults were chosen is told in docs/night.md."""
 
     epochs: int = 20
     batch: int = 64
