@@ -161,7 +161,7 @@ def _add_track(names: Sub) -> None:
     data = "clips of one face (or in DIR/videos), and one folder of photos a person (or in DIR/lfw_colour_10x10)"
     track.add_argument("--data", type=Path, required=True, metavar="DIR", help=data)
     track.add_argument("--full", action="store_true", help="ten households, twice the visits, also on a slow box")
-    track.add_argument("--seeds", type=int, help="households drawn (default 3)")
+    track.add_argument("--seeds", type=int, help="households drawn (default 3, with --full 10)")
     track.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
     track.set_defaults(func=_track)
 
