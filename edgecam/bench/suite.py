@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Sequence
 
 from edgecam import __version__
+from edgecam.bench.association import association
 from edgecam.bench.lab import Extent, Lab, Tell
 from edgecam.bench.motion import data_folder, motion
 from edgecam.bench.naming import first_name
@@ -35,6 +36,7 @@ PARTS: Dict[str, Callable[[Lab], Iterator[Row]]] = {
     "memory": memory,
     "motion": motion,
     "peers": peers,
+    "association": association,
     "night": night,
 }
 
