@@ -85,6 +85,7 @@ def _add_night(names: Sub) -> None:
     night.add_argument("--full", action="store_true", help="five seeds; the default is one")
     night.add_argument("--households", type=int, default=20, help="per seed (default 20)")
     night.add_argument("--seeds", type=int, help="how often households and visits are drawn")
+    night.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)")
     night.add_argument("--pad", type=float, default=0.25, help="border put around tight crops, share of their height")
     night.add_argument("--cache", type=Path, metavar="FILE.npz", help="keep the faces' features here between runs")
     night.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
@@ -126,7 +127,11 @@ def _night(args: argparse.Namespace) -> int:
     for name in ("households", "seeds"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
-    options = night.Options(args.data, args.full, args.pad, args.cache, args.encoder, args.seeds, args.households)
+    if args.first_seed < 0:
+        raise ConfigError(f"--first-seed {args.first_seed}: at least 0")
+    options = night.Options(
+        args.data, args.full, args.pad, args.cache, args.encoder, args.seeds, args.households, args.first_seed
+    )
     first = ("household", "seed", "domain", "tuned", "tpir", "fpir", "ci95")
     return _print(night.run(options), first, as_json=args.json)
 

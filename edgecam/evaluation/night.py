@@ -83,6 +83,7 @@ class Options:
     encoder: Kind = "fused"
     seeds: Optional[int] = None
     households: int = 20
+    first_seed: int = 0
     train: TrainOptions = field(default_factory=TrainOptions)
     half: str = "odd"
     """Whose photos; the even people set the constants."""
@@ -145,7 +146,7 @@ def nights(options: Options, pool: Pool, door: _Door) -> Iterator[Row]:
     """Yield the rows of a pool that was read."""
     size = min(HOME, len(pool.residents) - 1)
     outcomes: List[Outcome] = []
-    for seed in range(options.seeds_drawn):
+    for seed in range(options.first_seed, options.first_seed + options.seeds_drawn):
         rng = np.random.default_rng((3, seed))
         for number in range(options.households):
             people = tuple(int(p) for p in rng.choice(pool.residents, size, replace=False))
