@@ -262,7 +262,7 @@ def _trainer(
     """Return how a round trains: on what the quarantine leaves of it."""
     limits, gallery = plan.config.tune, kept.gallery().people
     locked, locked_owner = locked_faces(kept.verified(), gallery, taught.samples.people)
-    options = Options(threads=plan.config.run.threads).of(last=last)
+    options = Options().of(last=last)
     usual = before.get("usual", {})
 
     def train(samples: Samples, groups: Ints) -> Trained:

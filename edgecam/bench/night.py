@@ -6,7 +6,6 @@ As a program (`python -m edgecam.bench.night SAMPLES`) it is one night in a proc
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def main() -> int:
     epochs: List[int] = []
 
     def train(last: bool, samples: Samples, _: Ints) -> Trained:
-        options = Options(patience=Options().epochs, threads=len(os.sched_getaffinity(0))).of(last=last)
+        options = Options(patience=Options().epochs).of(last=last)
         trained = train_apart(Job("fused", file, samples, strangers, options), Limits(niceness=0))
         epochs.append(trained.epochs)
         return trained

@@ -238,7 +238,7 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("victim", ["child", "parent"])
+@pytest.mark.parametrize("victim", ["child", pytest.param("parent", marks=pytest.mark.slow)])
 def test_killed_it_leaves_nothing_running_and_goes_on_next_time(tmp_path: Path, victim: str) -> None:
     keep = keep_in(tmp_path)
     script = _PARENT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))

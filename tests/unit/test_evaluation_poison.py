@@ -113,6 +113,7 @@ def nights(pool: Pool, box: Box, attacks: Tuple[str, ...], seeds: int, *, bare: 
     return played
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.models
 def test_a_few_poisoned_nights_do_no_harm(pool: Pool, box: Box) -> None:

@@ -443,6 +443,7 @@ def test_rivals_are_told_with_the_paired_difference() -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @counted
 @pytest.mark.data
 @pytest.mark.models
