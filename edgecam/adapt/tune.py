@@ -168,7 +168,7 @@ def _memory(plan: Plan, kept: Kept, door: Identifier) -> Record:
     """Return what tonight is compared with by the next night: ids, counts and one similarity, nothing of a face."""
     parts = [[track.id, track.person_id, track.nobody, track.live] for track in kept.tracks]
     digest = hashlib.sha256(
-        json.dumps([parts, sorted(photo.id for photo in kept.photos), kept.people, plan.encoder.version]).encode()
+        json.dumps([parts, sorted(photo.id for photo in kept.photos), kept.people, plan.encoder.base]).encode()
     )
     return {
         "digest": digest.hexdigest(),

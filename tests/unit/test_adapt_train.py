@@ -311,7 +311,13 @@ def test_it_waits_until_the_box_is_cooler(tmp_path: Path, monkeypatch: pytest.Mo
     for zone, text in zip(zones, ("40000\n", "85000\n", "off\n")):
         zone.parent.mkdir(parents=True)
         zone.write_text(text)
-    monkeypatch.setattr(training, "_WAIT_S", 0.01)
+    slept, sleep = threading.Event(), time.sleep
+
+    def wait(_: float) -> None:
+        slept.set()
+        sleep(0.01)
+
+    monkeypatch.setattr("edgecam.adapt.train.time.sleep", wait)
     waiting = threading.Thread(target=training.wait_until_allowed, args=(Limits(sysfs=str(tmp_path)),))
     waiting.start()
 
@@ -320,10 +326,11 @@ def test_it_waits_until_the_box_is_cooler(tmp_path: Path, monkeypatch: pytest.Mo
         fresh.write_text(text)
         fresh.replace(zones[1])  # never to be read half written
 
-    for above in ("79000", "76000"):
+    for above in ("85000", "79000", "76000"):
         heat(above)
-        waiting.join(0.1)
-        assert waiting.is_alive(), "5 degrees of distance, or it would stop and go"
+        for _ in range(2):  # the second time it has read what was written here
+            slept.clear()
+            assert slept.wait(10), "5 degrees of distance, or it would stop and go"
     heat("74000")
     waiting.join(10)
     assert not waiting.is_alive()
