@@ -82,7 +82,7 @@ bench: setup
 train: $(TRAIN)
 
 test: setup $(TRAIN)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
