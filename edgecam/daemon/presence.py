@@ -385,7 +385,8 @@ class Presence:
 
     def _run(self) -> None:
         name_thread()
-        while not self._stop.wait(_TURN_S):
+        stopped = False
+        while not stopped:  # the first turn at once: what a log has by then is old, what comes after it is news
             self._beats.turn(_LOOP)
             try:
                 self._turn()
@@ -394,6 +395,7 @@ class Presence:
             except Exception:
                 # One strange line in a log must not end presence for good.
                 _LOGGER.exception("presence failed")
+            stopped = self._stop.wait(_TURN_S)
         self._beats.ended(_LOOP)
 
     def _turn(self) -> None:

@@ -273,7 +273,6 @@ TRACKER = "homeassistant/device_tracker/ann/state"
 @pytest.mark.broker
 @pytest.mark.timeout(170)
 @pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed")
-@pytest.mark.slow  # on a free machine the sightings are not joined within a minute: not understood yet
 def test_a_visit_tells_whose_devices_were_near(
     air: Callable[..., Air], tmp_path: Path, data_dir: Path, models_dir: Path
 ) -> None:
