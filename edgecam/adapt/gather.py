@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgecam.adapt.constraints import Constraints, constrain
 from edgecam.adapt.gate import Gallery, Verified
+from edgecam.adapt.rounds import Material
 from edgecam.adapt.samples import Samples, Track
 from edgecam.associate import Scene
 from edgecam.clock import WALL_TRUSTED_AFTER_S
@@ -258,9 +259,41 @@ def watch(ask: Ask, base: str, slot_h: float = 0.0, *, faces: bool = False) -> W
     return Watched(tuple(tracks), event, owners, *_heard([*events.values()], owners), left_out)
 
 
-def samples_of(kept: Kept, shares: Floats, *, grey: bool = False) -> Samples:
-    """Return what a night learns; see `lesson`."""
-    return lesson(kept, shares, grey=grey).samples
+def material(kept: Kept, project: Project, night: int = 0, *, grey: bool = False) -> Tuple[Material, Lesson]:
+    """Return what the rounds of a night work on, before anything is associated, and where it comes from.
+
+    Enrolled photos stand beside the tracks as faces that a person has named, of no event: a device never overrides
+    them, and who has no device is nobody else.
+
+    Args:
+        kept: what was gathered.
+        project: of the installed head.
+        night: as in `Material`.
+        grey: as for `lesson`.
+    """
+    taught = lesson(kept, grey=grey)
+    scene, samples, owners = kept.scene(project), taught.samples, kept.watched.owners
+    features = [track.mean for track in kept.tracks]
+    groups, days = [int(g) for g in taught.group], [track.day for track in kept.tracks]
+    said: List[int] = [] if scene.verified is None else scene.verified.tolist()
+    for group in np.unique(samples.group[samples.enrolled]).tolist():
+        person = samples.people[int(taught.said[group])]
+        features.append(samples.features[samples.enrolled & (samples.group == group)].mean(axis=0))
+        groups.append(group)
+        days.append(-1)
+        said.append(1 + owners.index(person) if person in owners else -1)
+    extra = len(features) - len(kept.tracks)
+    quality = np.ones(len(kept.tracks)) if scene.quality is None else scene.quality
+    rows = stacked(features) if features else samples.features[:0]
+    whole = replace(
+        scene,
+        vectors=project(rows),
+        events=np.concatenate([scene.events, np.full(extra, -1, np.int64)]),
+        verified=np.array(said, np.int64),
+        quality=np.concatenate([quality, np.ones(extra)]),
+    )
+    at = np.array(groups, np.int64), rows, owners, np.array(days, np.int64)
+    return Material(samples, whole, *at, night=night), taught
 
 
 def lesson(kept: Kept, shares: Optional[Floats] = None, *, grey: bool = False) -> Lesson:

@@ -121,24 +121,7 @@ def quarantine(
         for group, name, said in list(rule()):  # each rule sees what those before it have left
             look.taken[group] = Taken(group, samples.people[look.label[group]], name, said)
     kept = np.array([g for g in range(len(samples.shares)) if g not in look.taken], np.int64)
-    return Quarantine(some_groups(samples, kept), kept, tuple(look.taken[g] for g in sorted(look.taken)))
-
-
-def some_groups(samples: Samples, kept: Ints) -> Samples:
-    """Return the samples of some groups alone; group i of the result is group kept[i]."""
-    number = np.full(len(samples.shares), -1, np.int64)
-    number[kept] = np.arange(len(kept))
-    faces = number[samples.group] >= 0
-    both = (number[samples.apart] >= 0).all(axis=1)
-    return Samples(
-        features=samples.features[faces],
-        group=number[samples.group[faces]],
-        shares=samples.shares[kept],
-        people=samples.people,
-        apart=number[samples.apart[both]],
-        domain=samples.domain[faces],
-        enrolled=samples.enrolled[faces],
-    )
+    return Quarantine(samples.of_groups(kept), kept, tuple(look.taken[g] for g in sorted(look.taken)))
 
 
 Found = Iterator[Tuple[int, Rule, str]]

@@ -172,8 +172,8 @@ def pick(material: Material, labels: Numbers, looks: Looks) -> Picked:
     shares[groups] = 0.0
     shares[np.ix_(groups, columns)] = labels[named, 1:]
     of_tracklets = np.isin(samples.group, material.group)
-    rows = np.flatnonzero(~of_tracklets | np.isin(samples.group, material.group[used]))
-    return Picked(*_part(samples, shares, rows), used)
+    kept = np.unique(samples.group[~of_tracklets | np.isin(samples.group, material.group[used])])
+    return Picked(replace(samples, shares=shares.astype(np.float32)).of_groups(kept), kept, used)
 
 
 def _agreed(labels: Numbers, alike: Floats, columns: List[int]) -> NDArray[np.bool_]:
@@ -183,21 +183,3 @@ def _agreed(labels: Numbers, alike: Floats, columns: List[int]) -> NDArray[np.bo
     likely = np.array(columns)[labels[:, 1:].argmax(axis=1)]
     agreed: NDArray[np.bool_] = alike[np.arange(len(labels)), likely] >= alike.max(axis=1, initial=-1.0)
     return agreed
-
-
-def _part(samples: Samples, shares: Floats, rows: Ints) -> Tuple[Samples, Ints]:
-    """Return the samples of these rows, their groups numbered anew, and those groups' old numbers."""
-    groups, group = np.unique(samples.group[rows], return_inverse=True)
-    place = np.full(len(shares), -1, np.int64)
-    place[groups] = np.arange(len(groups))
-    apart = place[samples.apart]
-    part = Samples(
-        features=samples.features[rows],
-        group=group.astype(np.int64),
-        shares=shares[groups].astype(np.float32),
-        people=samples.people,
-        apart=apart[(apart >= 0).all(axis=1)].reshape(-1, 2),
-        domain=samples.domain[rows],
-        enrolled=samples.enrolled[rows],
-    )
-    return part, groups.astype(np.int64)

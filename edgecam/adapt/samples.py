@@ -95,3 +95,19 @@ class Samples:
             raise ShapeError(f"shares {self.shares.shape}, apart {self.apart.shape}")
         if n and not 0 <= self.group.min() <= self.group.max() < groups:
             raise ShapeError(f"groups outside 0..{groups - 1}")
+
+    def of_groups(self, kept: Ints) -> Samples:
+        """Return the samples of these groups alone; group i of the result is group kept[i]."""
+        number = np.full(len(self.shares), -1, np.int64)
+        number[kept] = np.arange(len(kept))
+        faces = number[self.group] >= 0
+        both = (number[self.apart] >= 0).all(axis=1)
+        return Samples(
+            features=self.features[faces],
+            group=number[self.group[faces]],
+            shares=self.shares[kept],
+            people=self.people,
+            apart=number[self.apart[both]],
+            domain=self.domain[faces],
+            enrolled=self.enrolled[faces],
+        )

@@ -11,25 +11,26 @@ import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from edgecam.adapt.apart import Job, Keep, Limits, Options, Trained, require_torch, train_apart
 from edgecam.adapt.gate import GateReport, Strangers, Version, judge
-from edgecam.adapt.gather import Ask, Kept, Lesson, gather, lesson
+from edgecam.adapt.gather import Ask, Kept, Lesson, gather, material
 from edgecam.adapt.linking import link
 from edgecam.adapt.night import Night
 from edgecam.adapt.quarantine import Evidence, Quarantine, locked_faces, quarantine
 from edgecam.adapt.report import Morning
-from edgecam.adapt.rounds import Material, adapt
+from edgecam.adapt.rounds import adapt
 from edgecam.adapt.samples import Samples
 from edgecam.associate import Association, associate
 from edgecam.config import Config
 from edgecam.embed import Encoder
 from edgecam.errors import TuneError
 from edgecam.identify import Identifier, StrangerModel
-from edgecam.pipeline.build import IdentifierFactory, strangers_of
+from edgecam.pipeline.build import IdentifierFactory
 from edgecam.pipeline.household import local_features
 from edgecam.pipeline.wire import Record
 from edgecam.types import Floats, Ints
@@ -58,6 +59,9 @@ class Plan:
 
     liveness: Tuple[str, ...]
     """Versions of the nets that tell a person from a picture."""
+
+    strangers: StrangerModel
+    """Statistics that fit the encoder."""
 
     given: Floats
     """(M, K) trunk features of faces that are surely nobody's of the house; M may be 0."""
@@ -110,22 +114,23 @@ def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
     memory = _memory(plan, kept, door)
     why = tuple(_what_is_new(before, memory))
     grey = plan.config.tune.infrared
-    material, taught = _material(kept, encoder, len(before.get("nights", [])), grey=grey)
+    night, taught = material(kept, encoder.installed.project, len(before.get("nights", [])), grey=grey)
     reason = _why_not(plan, kept, before, memory)
     if reason:
         say(f"no training: {reason}")
-        found = associate(replace(material.scene, vectors=encoder.project(material.features)))
-        empty = Quarantine(_nothing(taught.samples), np.zeros(0, np.int64), ())
+        found = associate(replace(night.scene, vectors=encoder.project(night.features)))
+        nothing = np.zeros(0, np.int64)
+        empty = Quarantine(taught.samples.of_groups(nothing), nothing, ())
         return _outcome(kept, found, plan, Morning(empty, None, reason), {}, why, memory)
 
     say(f"{len(taught.samples.features)} faces may teach; associating and training")
     quarantined: List[Quarantine] = []
-    train, sketch = (_trainer(plan, kept, taught, door, before, quarantined, last=last) for last in (True, False))
+    train = _trainer(plan, kept, taught, door, before, quarantined)
 
     def project(heads: Mapping[str, bytes], features: Floats) -> Floats:
         return (encoder.installed.with_heads(heads, "new") if heads else encoder.installed).project(features)
 
-    adapted = adapt(material, train, project, sketch=sketch)
+    adapted = adapt(night, partial(train, True), project, sketch=partial(train, False))
     trained, clean = adapted.trained, quarantined[-1]
     memory["usual"] = _usual(clean, taught, before)
     if not trained.heads:
@@ -221,51 +226,15 @@ def _last_memory(ask: Ask, base: str) -> Record:
 # --- what is worked on ------------------------------------------------------------------------------------------------
 
 
-def _material(kept: Kept, encoder: Encoder, night: int, *, grey: bool) -> Tuple[Material, Lesson]:
-    """Return what the rounds work on.
-
-    Enrolled photos stand beside the tracks as faces that a person has named, of no event: a device never overrides
-    them, and who has no device is nobody else.
-    """
-    taught = lesson(kept, grey=grey)
-    scene = kept.scene(encoder.installed.project)
-    features = [track.mean for track in kept.tracks]
-    groups, days = [int(g) for g in taught.group], [track.day for track in kept.tracks]
-    said: List[int] = [] if scene.verified is None else scene.verified.tolist()
-    samples = taught.samples
-    owners = kept.watched.owners
-    for group in np.unique(samples.group[samples.enrolled]).tolist():
-        person = samples.people[int(taught.said[group])]
-        features.append(samples.features[samples.enrolled & (samples.group == group)].mean(axis=0))
-        groups.append(group)
-        days.append(-1)
-        said.append(1 + owners.index(person) if person in owners else -1)
-    extra = len(features) - len(kept.tracks)
-    quality = np.ones(len(kept.tracks)) if scene.quality is None else scene.quality
-    stacked = (
-        np.stack(features).astype(np.float32) if features else np.zeros((0, samples.features.shape[1]), np.float32)
-    )
-    whole = replace(
-        scene,
-        vectors=encoder.installed.project(stacked),
-        events=np.concatenate([scene.events, np.full(extra, -1, np.int64)]),
-        verified=np.array(said, np.int64),
-        quality=np.concatenate([quality, np.ones(extra)]),
-    )
-    at = np.array(groups, np.int64), stacked, owners, np.array(days, np.int64)
-    return Material(samples, whole, *at, night=night), taught
-
-
 def _trainer(
-    plan: Plan, kept: Kept, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine], *, last: bool
-) -> Callable[[Samples, Ints], Trained]:
-    """Return how a round trains: on what the quarantine leaves of it."""
+    plan: Plan, kept: Kept, taught: Lesson, door: Identifier, before: Record, done: List[Quarantine]
+) -> Callable[[bool, Samples, Ints], Trained]:
+    """Return how a round trains, the last or another one: on what the quarantine leaves of it."""
     limits, gallery = plan.config.tune, kept.gallery().people
     locked, locked_owner = locked_faces(kept.verified(), gallery, taught.samples.people)
-    options = Options().of(last=last)
     usual = before.get("usual", {})
 
-    def train(samples: Samples, groups: Ints) -> Trained:
+    def train(last: bool, samples: Samples, groups: Ints) -> Trained:
         evidence = Evidence(
             verified=taught.said[groups],
             day=taught.day[groups],
@@ -279,7 +248,7 @@ def _trainer(
         if kind == "insightface":
             raise TuneError("the owner's own recogniser has no head that could be tuned")
         return train_apart(
-            Job(kind, plan.head_file, clean.samples, clean.samples.features[:0], options),
+            Job(kind, plan.head_file, clean.samples, clean.samples.features[:0], Options().of(last=last)),
             Limits(limits.minutes * 60.0, limits.memory_mb, limits.max_celsius, limits.on_battery),
             plan.keep,
         )
@@ -298,14 +267,6 @@ def _usual(clean: Quarantine, taught: Lesson, before: Record) -> Dict[str, float
     return {**before.get("usual", {}), **fresh}
 
 
-def _nothing(samples: Samples) -> Samples:
-    """Return no samples of the same people."""
-    none = np.zeros(0, np.int64)
-    return Samples(
-        samples.features[:0], none, samples.shares[:0], samples.people, none.reshape(0, 2), none, none.astype(np.bool_)
-    )
-
-
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
@@ -318,14 +279,13 @@ def _door(plan: Plan, kept: Kept, local: Floats) -> Identifier:
 
 
 def _judge(plan: Plan, kept: Kept, local: Floats, new: Encoder, size: int) -> GateReport:
-    model: StrangerModel = strangers_of(plan.config.embed)
     encoder = plan.encoder
     return judge(
         Version(plan.serving, encoder.project, plan.liveness),
         Version(NEW, new.project, plan.liveness, size),
         kept.gallery(),
         kept.verified(),
-        Strangers(model, local, plan.given),
+        Strangers(plan.strangers, local, plan.given),
         plan.config.identify,
     )
 
@@ -345,6 +305,6 @@ def _outcome(
     tracks = kept.tracks
     proposed = found.named()[: len(tracks)] >= 0
     taken = np.array([track.taken_for is not None for track in tracks], np.bool_)
-    strangers = strangers_of(plan.config.embed).draw(_LINK_DRAWS, seed=1)
+    strangers = plan.strangers.draw(_LINK_DRAWS, seed=1)
     linked = link(kept, plan.encoder.project, strangers, proposed | taken)
     return Outcome(Night.of(kept.watched, found), linked.visitors, morning, heads, why, memory)

@@ -325,9 +325,6 @@ def ring_alert(topics: Topics, camera: str, ring_id: str, source: RingSource, *,
     return Alert(topics.ring(camera), _unfinished("ring", dict(message), now), critical=True)
 
 
-NightState = Literal["promoted", "refused", "unchanged"]
-
-
 def night_alert(topics: Topics, night_id: str, told: Mapping[str, Any], *, now: Moment) -> Alert:
     """Return the outbox row of a night's outcome.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import base64
 import importlib.util
-import os
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
@@ -94,6 +94,7 @@ def _plan(
     import datetime as dt
 
     from edgecam.adapt.tune import Plan
+    from edgecam.pipeline.build import strangers_of
 
     head = registry.path("facenet_head").read_bytes() if config.embed.kind in ("facenet", "fused") else b""
     nets = ("minifasnet_v2", "minifasnet_v1se")
@@ -101,7 +102,8 @@ def _plan(
     today = dt.datetime.now().astimezone().date().toordinal()
     tuned = encoder.version != encoder.base
     serving = _serving(state) if tuned else "the installed head"
-    return Plan(config, encoder, serving, head, versions, given, keep, today, train)
+    strangers = strangers_of(config.embed)
+    return Plan(config, encoder, serving, head, versions, strangers, given, keep, today, train)
 
 
 def _serving(state: Backend) -> str:
@@ -110,17 +112,11 @@ def _serving(state: Backend) -> str:
 
 def _keep(args: argparse.Namespace, state: Backend) -> Keep:
     """Return where an unfinished training waits, sealed with a key of the box's."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
     from edgecam.adapt.apart import Keep
+    from edgecam.store.vault import Sealer
 
-    aes = AESGCM(base64.b64decode(state.one("night.key")["key"]))
-
-    def seal(data: bytes) -> bytes:
-        nonce = os.urandom(12)
-        return nonce + aes.encrypt(nonce, data, b"night")
-
-    return Keep(state_of(args) / "night", seal, lambda blob: aes.decrypt(blob[:12], blob[12:], b"night"))
+    sealer = Sealer(base64.b64decode(state.one("night.key")["key"]))
+    return Keep(state_of(args) / "night", partial(sealer.seal, "night"), partial(sealer.open, "night"))
 
 
 def _done(folder: Path) -> None:

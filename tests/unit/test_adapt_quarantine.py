@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgecam.adapt.gate import Verified
-from edgecam.adapt.quarantine import Evidence, Quarantine, locked_faces, quarantine, some_groups
+from edgecam.adapt.quarantine import Evidence, Quarantine, locked_faces, quarantine
 from edgecam.adapt.samples import Samples
 from edgecam.config import IdentifyConfig
 from edgecam.embed.sface import unit
@@ -230,7 +230,7 @@ def test_what_is_taken_out_is_gone_with_its_faces_and_its_links(identifier: Iden
 def test_nothing_labelled_is_nothing_taken(identifier: Identifier) -> None:
     found = run(identifier, [])
     assert rules(found) == []
-    empty = some_groups(found.samples, np.zeros(0, np.int64))
+    empty = found.samples.of_groups(np.zeros(0, np.int64))
     assert len(empty.features) == len(empty.shares) == 0
     nobody = quarantine(empty, Evidence(np.zeros(0, np.int64), np.zeros(0, np.int64), USUAL), identifier, unit)
     assert nobody.taken == ()

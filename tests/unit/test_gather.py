@@ -12,7 +12,7 @@ import pytest
 from test_store_samples import NOW, Watch, crop, known
 
 from edgecam.adapt import gather as module
-from edgecam.adapt.gather import FACES_A_DAY, Kept, gather, lesson, samples_of
+from edgecam.adapt.gather import FACES_A_DAY, Kept, gather, lesson
 from edgecam.associate import associate
 from edgecam.config import StoreConfig
 from edgecam.embed import Encoder
@@ -181,7 +181,7 @@ def test_photos_without_features_are_embedded_first(door: Door) -> None:
 def test_nothing_at_all_is_an_empty_night(door: Door) -> None:
     kept = door.gathered()
     assert (kept.tracks, kept.photos, kept.people) == ((), (), ())
-    assert len(samples_of(kept, np.zeros((0, 0), np.float32)).features) == 0
+    assert len(lesson(kept, np.zeros((0, 0), np.float32)).samples.features) == 0
     assert len(kept.verified().owner) == len(kept.gallery().owner) == 0
     assert associate(kept.scene(ENCODER.project)).reason
 
@@ -202,7 +202,7 @@ def test_where_the_tracker_was_away_nobody_is_called_so(door: Door) -> None:
     kept = door.gathered()
     assert kept.watched.away.tolist() == [[False], [True]]
     assert kept.scene(ENCODER.project).barred is kept.watched.away
-    samples = samples_of(kept, np.ones((2, 1), np.float32))
+    samples = lesson(kept, np.ones((2, 1), np.float32)).samples
     assert samples.shares[kept.known.group, 0].tolist() == [1.0, 0.0]
     # In an office both are one event, and who was there for a part of it was there.
     assert gather(door.ask, ENCODER, slot_h=24.0).watched.away.tolist() == [[False]]
@@ -261,7 +261,7 @@ def test_no_face_both_teaches_and_judges(door: Door) -> None:
 
     kept = door.gathered()
     every = np.ones((len(kept.tracks), len(kept.people)), np.float32)
-    samples, verified, gallery = samples_of(kept, every), kept.verified(), kept.gallery()
+    samples, verified, gallery = lesson(kept, every).samples, kept.verified(), kept.gallery()
     tracks = {track.visit: track for track in kept.tracks}
     assert [tracks[v].verified for v in (named, grouped, asked, nobody, free, again)] == [
         True,
@@ -309,7 +309,7 @@ def test_who_is_known_from_the_door_alone_is_in_the_gallery_and_judged_by_nothin
     verified = kept.verified()
     assert not any(teaches(verified.features, kept.gallery().features))
     assert len(verified.features) == 6  # of four faces each one is in the gallery
-    assert not samples_of(kept, np.ones((2, 1), np.float32)).enrolled.any()
+    assert not lesson(kept, np.ones((2, 1), np.float32)).samples.enrolled.any()
     assert kept.people == (ann.id,)
 
 
@@ -331,8 +331,8 @@ def test_only_what_is_proven_live_teaches(door: Door) -> None:
     shares = shared(kept, {live: ann.id, unproven: ann.id, night: ann.id})
     taught = lesson(kept, shares)
     assert (len(taught.samples.features), taught.unproven) == (4 + 2, 2)
-    assert len(samples_of(kept, shares, grey=True).features) == 8 + 2
-    assert sorted(set(samples_of(kept, shares, grey=True).domain.tolist())) == [0, 1, 2]
+    assert len(lesson(kept, shares, grey=True).samples.features) == 8 + 2
+    assert sorted(set(lesson(kept, shares, grey=True).samples.domain.tolist())) == [0, 1, 2]
 
 
 def test_twenty_faces_of_a_person_and_day_the_best_of_each_track_first(door: Door) -> None:
@@ -346,7 +346,7 @@ def test_twenty_faces_of_a_person_and_day_the_best_of_each_track_first(door: Doo
         door.visit(9)
     who[door.visit(1, day=1)] = ann.id
     kept = door.gathered()
-    samples = samples_of(kept, shared(kept, who))
+    samples = lesson(kept, shared(kept, who)).samples
     of = kept.known.group
     counts = dict.fromkeys((t.visit for t in kept.tracks), 0)
     for i, track in enumerate(kept.tracks):
@@ -382,7 +382,7 @@ def test_no_more_than_so_many_teach_and_photos_are_half_at_most(door: Door, monk
     for n in range(5):
         door.visit(8, day=n)
     kept = door.gathered()
-    samples = samples_of(kept, np.zeros((5, 2), np.float32))
+    samples = lesson(kept, np.zeros((5, 2), np.float32)).samples
     assert (len(samples.features), int(samples.enrolled.sum())) == (20, 10)
     photos = samples.group[samples.enrolled]
     assert sorted(np.unique(photos, return_counts=True)[1].tolist()) == [5, 5]
