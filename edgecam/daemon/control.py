@@ -305,6 +305,27 @@ def bind(path: Path) -> socket.socket:
     return listener
 
 
+def callers(listener: socket.socket, stop: threading.Event, what: str) -> Iterator[socket.socket]:
+    """Yield each client of a socket with a timeout, one after the other, until told to stop.
+
+    Args:
+        listener: see `bind`; its timeout says how soon an end is noticed.
+        stop: set to end.
+        what: the socket's name, for the log.
+    """
+    while not stop.is_set():
+        try:
+            client, _ = listener.accept()
+        except socket.timeout:
+            continue
+        except OSError as err:
+            _LOGGER.warning("%s socket: %s", what, err)
+            stop.wait(1.0)  # out of file descriptors: clients go, it passes
+            continue
+        with client:
+            yield client
+
+
 def _remove_stale(path: Path) -> None:
     """Remove the socket file of a daemon that was killed.
 

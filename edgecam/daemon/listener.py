@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import Callable, Optional, Set
 
+from edgecam.daemon.control import callers
 from edgecam.daemon.health import name_thread
 from edgecam.errors import ControlError
 from edgecam.presence.wire import (
@@ -87,17 +88,8 @@ class Listener:
 
     def _serve(self) -> None:
         name_thread()
-        while not self._stop.is_set() and self._listener is not None:
-            try:
-                client, _ = self._listener.accept()
-            except socket.timeout:
-                continue
-            except OSError as err:
-                _LOGGER.warning("presence socket: %s", err)
-                self._stop.wait(1.0)
-                continue
-            with client:
-                self._welcome(client)
+        for client in callers(self._listener, self._stop, "presence") if self._listener is not None else ():
+            self._welcome(client)
 
     def _welcome(self, client: socket.socket) -> None:
         uid = peer_uid(client)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from edgecam.alerts.message import HealthState
 from edgecam.alerts.session import Link
-from edgecam.daemon.control import bind
+from edgecam.daemon.control import bind, callers
 from edgecam.daemon.health import name_thread
 from edgecam.types import Decision, Phase, Verdict
 
@@ -102,16 +102,8 @@ class MetricsServer:
 
     def _serve(self) -> None:
         name_thread()
-        while not self._stop.is_set() and self._listener is not None:
-            try:
-                client, _ = self._listener.accept()
-            except socket.timeout:
-                continue
-            except OSError as err:
-                _LOGGER.warning("metrics socket: %s", err)
-                self._stop.wait(1.0)
-                continue
-            with client, contextlib.suppress(OSError):
+        for client in callers(self._listener, self._stop, "metrics") if self._listener is not None else ():
+            with contextlib.suppress(OSError):
                 self._answer(client)
 
     def _answer(self, client: socket.socket) -> None:

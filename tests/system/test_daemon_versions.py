@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-import numpy as np
 import pytest
 from box import Box, Door, enrol, events, until
 from broker import Broker, Listener, mosquitto
+from heads import turned
 
-from edgecam.nn.convert.builder import Builder
 from edgecam.nn.registry import ModelRegistry
 
 pytestmark = [
@@ -42,14 +41,7 @@ rules = {{ resident = "always", known = "always" }}
 """
 
 
-def turned(registry: ModelRegistry) -> Dict[str, str]:
-    """Return heads as good as the installed ones, whose vectors are strangers to theirs: SFace's are rotated."""
-    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(128, 128)))[0].astype(np.float32)
-    net = Builder()
-    net.node("MatMul", ["features", net.constant("rotation", rotation)], "raw")
-    net.node("LpNormalization", ["raw"], "embeddings", axis=1, p=2)
-    model = net.model("turned", {"features": ("n", 128)}, {"embeddings": ("n", 128)})
-    heads = {"facenet_head": registry.path("facenet_head").read_bytes(), "sface_head": model.SerializeToString()}
+def packed(heads: Dict[str, bytes]) -> Dict[str, str]:
     return {name: base64.b64encode(data).decode() for name, data in heads.items()}
 
 
@@ -82,7 +74,7 @@ def test_a_head_comes_into_service_and_goes_back_without_a_visit_missed(
     until(lambda: daemon.status()["cameras"]["front"]["frames"] > 10, "pictures")
     door.visit(clip, ENROLLED_S, ENROLLED_S + 6.0)
     until(lambda: any(event["phase"] == "named" for event in named()), "Ann is named")
-    (put,) = daemon.ask("versions.put", base=base, heads=turned(registry), people=[], report={}, accepted=True)
+    (put,) = daemon.ask("versions.put", base=base, heads=packed(turned(registry)), people=[], report={}, accepted=True)
     until(lambda: over(1), "the visit's last word")
     tuned = f"{base}/{put['id']}"
     assert daemon.status()["model"] == tuned
@@ -105,7 +97,7 @@ def test_a_head_comes_into_service_and_goes_back_without_a_visit_missed(
 def test_a_head_that_does_not_load_leaves_the_installed_one_in_service(box: List[Any], registry: ModelRegistry) -> None:
     daemon, door, listener, clip = box
     base = daemon.status()["model"]
-    broken = {**turned(registry), "sface_head": base64.b64encode(b"no net").decode()}
+    broken = packed({**turned(registry), "sface_head": b"no net"})
     daemon.ask("versions.put", base=base, heads=broken, people=[], report={}, accepted=True)
     until(lambda: "does not load" in daemon.log(), "it is said")
     assert daemon.status()["model"] == base

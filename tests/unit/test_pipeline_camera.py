@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import cv2
 import numpy as np
 import pytest
+from heads import turned
 
 from edgecam.capture.base import make_source
 from edgecam.clock import SystemClock
 from edgecam.config import CameraConfig, Config
 from edgecam.errors import ModelError
 from edgecam.identify import Household, Identifier
-from edgecam.nn.convert.builder import Builder
 from edgecam.nn.registry import ModelRegistry
 from edgecam.pipeline.build import IdentifierFactory, make_stages
 from edgecam.pipeline.camera import CameraPath, Said, Stages
@@ -166,16 +166,6 @@ def test_whoever_was_named_gets_a_last_word_however_short_the_visit(rig: Rig, fa
     assert [s.decision.phase for s in said if s.decision.phase is Phase.NAMED] == [Phase.NAMED]
     assert said[-1].decision.phase is not Phase.NAMED
     assert said[-1].decision.track == 1
-
-
-def turned(registry: ModelRegistry) -> Dict[str, bytes]:
-    """Return heads whose vectors are as good as the installed ones', but strangers to them: SFace's are rotated."""
-    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(128, 128)))[0].astype(np.float32)
-    net = Builder()
-    net.node("MatMul", ["features", net.constant("rotation", rotation)], "raw")
-    net.node("LpNormalization", ["raw"], "embeddings", axis=1, p=2)
-    model = net.model("turned", {"features": ("n", 128)}, {"embeddings": ("n", 128)})
-    return {"facenet_head": registry.path("facenet_head").read_bytes(), "sface_head": model.SerializeToString()}
 
 
 def test_a_head_taken_over_in_mid_visit_loses_nobody(rig: Rig, family: Identifier, registry: ModelRegistry) -> None:
