@@ -67,6 +67,7 @@ def _add_autotune(names: Sub) -> None:
     autotune.add_argument(
         "--full", action="store_true", help="all rates, rivals and sweeps, 168 pictures a person: hours"
     )
+    autotune.add_argument("--rivals", action="store_true", help="every rival in the usual grid, and harder pictures")
     autotune.add_argument(
         "--pad", type=float, default=0.25, help="border put around tight crops, share of their height"
     )
@@ -144,7 +145,7 @@ def _autotune(args: argparse.Namespace) -> int:
 
     if args.seeds < 1:
         raise ConfigError(f"--seeds {args.seeds}: at least 1")
-    plan = autotune.Plan(args.data, args.full, args.pad, args.seeds, args.figures)
+    plan = autotune.Plan(args.data, args.full, args.pad, args.seeds, args.figures, args.rivals)
     first = ("noise", "level", "method", "f1", "f1_poi", "coverage", "leak", "iterations", "seeds")
     return _print(autotune.run(plan), first, as_json=args.json)
 

@@ -69,6 +69,7 @@ class Plan:
     pad: float = 0.25
     seeds: int = 5
     figures: Optional[Path] = None
+    rivals: bool = False
 
     @property
     def pictures(self) -> int:
@@ -83,7 +84,7 @@ class Plan:
     @property
     def hard_looks(self) -> int:
         """Return the same for the worse cameras, of which the quick grid needs few."""
-        return 35 if self.full else 4
+        return 35 if self.full else 10 if self.rivals else 4
 
 
 class Cell(NamedTuple):
@@ -149,12 +150,13 @@ def run(plan: Plan) -> Iterator[Row]:
 
 
 def cells(plan: Plan) -> Iterator[Cell]:
-    """Yield the grid: quick, or everything."""
-    every = tuple(METHODS) + _OTHERS if plan.full else ("ours", "oa", "tm")
-    some = tuple(METHODS) if plan.full else ("ours", "oa")
-    yield Cell("none", 0.0, Noise(), every if plan.full else ("ours", "oa", "tm", "oracle"))
+    """Yield the grid: quick, the same with every rival and harder pictures, or everything."""
+    all_methods = plan.full or plan.rivals
+    every = tuple(METHODS) + _OTHERS if all_methods else ("ours", "oa", "tm")
+    some = tuple(METHODS) if all_methods else ("ours", "oa")
+    yield Cell("none", 0.0, Noise(), every if all_methods else ("ours", "oa", "tm", "oracle"))
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.3, 0.5):
-        yield Cell("faces", rate, Noise(faces=rate), every if rate < 0.5 or plan.full else (*every, "ours_enrolled"))
+        yield Cell("faces", rate, Noise(faces=rate), every if rate < 0.5 or all_methods else (*every, "ours_enrolled"))
     for rate in (0.1, 0.2, 0.3, 0.4, 0.5) if plan.full else (0.5,):
         yield Cell("devices", rate, Noise(devices=rate), every)
     for count in (2, 4, 6, 8, 10) if plan.full else (4, 10):
@@ -163,11 +165,11 @@ def cells(plan: Plan) -> Iterator[Cell]:
     for count in (1, 2) if plan.full else (1,):
         yield Cell("room", count, Noise(rooms=count), some)
     yield Cell("twins", 3, Noise(twins=3), ("ours",))
-    if not plan.full:
+    if not all_methods:
         return
-    for share in (0.2, 0.4, 0.6, 0.8):
+    for share in (0.2, 0.4, 0.6, 0.8) if plan.full else ():
         yield Cell("days", share, Noise(days=share), some)
-    for gamma in (0.05, 0.1, 0.15, 0.2):
+    for gamma in (0.05, 0.1, 0.15, 0.2) if plan.full else ():
         yield Cell("gamma", gamma, Noise(faces=0.3), ("ours", "paper"), gamma=gamma)
     for name, drawn in (
         ("none", Noise()),

@@ -58,6 +58,10 @@ def test_the_grid_has_what_is_promised() -> None:
     assert {(c.noise, c.level) for c in quick} <= {(c.noise, c.level) for c in full}
     others = {"tm", "ours_enrolled", "spectral", "gmm", "oracle"}
     assert {m for c in full for m in c.methods} == {*autotune.METHODS, *others}
+    rivals = list(autotune.cells(autotune.Plan(Path("x"), rivals=True)))
+    assert [c[:3] for c in rivals if not c.hard] == [c[:3] for c in quick]
+    assert all({*autotune.METHODS} <= {*c.methods} for c in rivals if c.noise != "twins")
+    assert {c.noise for c in rivals if c.hard} == {c.noise for c in full if c.hard}
 
 
 def test_noise_has_the_rate_that_was_asked() -> None:
