@@ -17,8 +17,8 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the whole command line's parser."""
+def parser(first: str = "") -> argparse.ArgumentParser:
+    """Return the whole command line's parser; a command's alone if `first` is one, for a quick start."""
     import argparse
     import importlib
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="edgecam", description="A private doorbell camera: who is at the door?")
     top.add_argument("--version", action="version", version=f"edgecam {__version__}")
     sub = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    for name in [first] if first in COMMANDS else COMMANDS:
         importlib.import_module(f"edgecam.cli.{name}").add_parser(sub)
     return top
 
@@ -64,7 +64,7 @@ def _run(argv: Optional[List[str]]) -> int:
         given = sys.argv[1:] if argv is None else argv
         if any(one == "" or (one.startswith("--") and one.endswith("=")) for one in given):
             raise ConfigError("an argument is empty: is a variable of your shell not set?")
-        args = parser().parse_args(given)
+        args = parser(given[0] if given else "").parse_args(given)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
                 signal.signal(number, signal.default_int_handler)

@@ -257,7 +257,7 @@ sys.exit(main(["people", "list", "--state", "/nowhere"]))
 """
 
 
-@pytest.mark.parametrize("module", ["edgecam.errors", "argparse", "edgecam.cli.init", "edgecam.config", "pydantic"])
+@pytest.mark.parametrize("module", ["edgecam.errors", "argparse", "edgecam.cli.people", "edgecam.config", "pydantic"])
 def test_an_interrupt_among_the_imports_is_no_traceback(module: str) -> None:
     command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{INTERRUPTED}", module]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
