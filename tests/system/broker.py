@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 START_TIMEOUT_S = 10.0
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 
 def mosquitto() -> Optional[str]:
@@ -107,6 +108,7 @@ class Broker:
         acl: lines of an ACL file.
         persistent: keep queued messages on disk, saved at every change.
         port: where; a free one by default.
+        address: the one it listens on.
     """
 
     def __init__(
@@ -118,14 +120,16 @@ class Broker:
         acl: str = "",
         persistent: bool = False,
         port: Optional[int] = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.port = port or free_port()
+        self.address = address
         self.tls = tls
         self.users = dict(users or {})
         self._folder = folder
         self._process: Optional[subprocess.Popen[bytes]] = None
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"listener {self.port} 127.0.0.1", "log_dest stderr", "log_type all"]
+        lines = [f"listener {self.port} {address}", "log_dest stderr", "log_type all"]
         if os.geteuid() == 0:
             lines.append("user root")
         if tls is not None:
@@ -161,7 +165,7 @@ class Broker:
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
             assert self._process.poll() is None, self.log()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1.0):
                 return self
             time.sleep(0.02)
         raise AssertionError("mosquitto does not listen:\n" + self.log())
@@ -215,6 +219,36 @@ class Broker:
         self._end(signal.SIGKILL)
 
 
+class HardenedBroker(Broker):
+    """The broker of deploy/mosquitto, as its set-up makes it: only port, address and folders are others.
+
+    Args:
+        folder: stands for the root folder; mosquitto's own user must be able to enter it.
+        port: where; a free one by default.
+    """
+
+    def __init__(self, folder: Path, port: Optional[int] = None) -> None:
+        super().__init__(folder, port=port)
+        made = subprocess.run(
+            [DEPLOY / "mosquitto/set-up", "localhost", "127.0.0.1"],
+            env={**os.environ, "DESTDIR": str(folder)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        ours, data = folder / "etc/mosquitto/edgecam", folder / "var/lib/mosquitto"
+        self.tls = Certificates(ours / "ca.pem", ours / "server.pem", ours / "server.key")
+        self.users = {path.name: path.read_text().strip() for path in (ours / "passwords").iterdir()}
+        text = (folder / "etc/mosquitto/conf.d/edgecam.conf").read_text().replace("/etc/mosquitto/", f"{ours.parent}/")
+        assert text.count("listener 8883\n") == 1
+        text = text.replace("listener 8883\n", f"listener {self.port} 127.0.0.1\n")
+        (folder / "etc/mosquitto/conf.d/edgecam.conf").write_text(text)
+        data.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            shutil.chown(data, "mosquitto")
+        # What a distribution has in its own file.
+        main = f"persistence true\npersistence_location {data}/\nlog_dest stderr\ninclude_dir {ours.parent}/conf.d\n"
+        (folder / "mosquitto.conf").write_text(main)
+
+
 class Listener:
     """An MQTT client that remembers what it hears, in order.
 
@@ -247,7 +281,8 @@ class Listener:
         self._broker = broker
 
     def __enter__(self) -> Listener:
-        self._client.connect("localhost", self._broker.port, 60)
+        local = self._broker.address == "127.0.0.1"  # what the certificates are for
+        self._client.connect("localhost" if local else self._broker.address, self._broker.port, 60)
         self._client.loop_start()
         self.until(lambda: self._ready, "subscribed")
         return self
