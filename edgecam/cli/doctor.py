@@ -45,17 +45,12 @@ def _doctor(args: argparse.Namespace) -> int:
         if finding.fix:
             print(f"         -> {finding.fix}", flush=True)
 
+    fault = ""
     try:
         config = config_of(args)
-        there = path is not None and path.exists()
-        tell(
-            Finding("config", "ok", str(path)) if there else Finding("config", "hint", "there is none", "edgecam init")
-        )
     except EdgecamError as err:
-        config = Config()
-        tell(Finding("config", "broken", str(err), "correct the file; `edgecam init --force` writes a new one"))
+        config, fault = Config(), str(err)
     live = control.running(talk.socket_path(state))
-    tell(Finding("daemon", "ok", "running") if live else Finding("daemon", "hint", "not running", "edgecam run"))
-    for finding in examine(Subject(state, config, path, default_folder(), live)):
+    for finding in examine(Subject(state, config, path, default_folder(), live, fault)):
         tell(finding)
     return 1 if broken else 0

@@ -141,7 +141,7 @@ def exposition(status: Mapping[str, Any], tally: Tally, thermal: Path = _THERMAL
         *_family("paused", "gauge", [({}, status["paused"])]),
         *_family("clock_trusted", "gauge", [({}, status["clock_trusted"])]),
         *_family("memory_bytes", "gauge", [({}, status["memory_mb"] * 1e6)]),
-        *_family("temperature_celsius", "gauge", _temperatures(thermal)),
+        *_family("temperature_celsius", "gauge", temperatures(thermal)),
         *_family(
             "camera_state",
             "gauge",
@@ -208,7 +208,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _temperatures(folder: Path) -> List[Sample]:
+def temperatures(folder: Path) -> List[Sample]:
     """Return the kernel's thermal zones; a Jetson has a dozen, a virtual machine none."""
     found: List[Sample] = []
     for zone in sorted(folder.glob("thermal_zone*")):
