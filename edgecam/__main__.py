@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import List, Optional
 
 COMMANDS = (
-    "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits",
+    "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits", "withdraw",
     "devices", "presence", "calibrate", "doctor", "status", "backup", "eval", "bench", "pad_selftest", "tune", "review",
     "versions",
 )  # fmt: skip

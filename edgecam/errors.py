@@ -51,6 +51,10 @@ class ControlError(EdgecamError):
     """The running daemon refused or did not answer a command."""
 
 
+class BrokerError(EdgecamError):
+    """The broker cannot be reached, or refuses what a command wants of it."""
+
+
 class TuneError(EdgecamError):
     """The night's work ended without a result: the version in service stays, the next night may do better."""
 

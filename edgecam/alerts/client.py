@@ -35,7 +35,7 @@ from edgecam.alerts.message import (
 from edgecam.alerts.session import FAILED_FROM, Failure, Link, LinkReport, Received, Session, explain, refused
 from edgecam.clock import Clock, parse_length
 from edgecam.config import AlertsConfig
-from edgecam.errors import ConfigError, StoreError
+from edgecam.errors import BrokerError, ConfigError, StoreError
 from edgecam.types import Prompt
 
 _LOGGER = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ _DENIED_RETRY_S = 60.0
 _HEAL_EVERY_S = 5.0
 _RING_GAP_S = 1.0
 _SWEEP_S = 5.0
+_WITHDRAW_QUIET_S, _WITHDRAW_TURNS = 1.0, 3
 _PROMPTS = 8
 _PROMPT_LATE_S = 2.0
 """A prompt that could not be sent for so long is not sent any more."""
@@ -211,6 +212,35 @@ class AlertClient:
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def withdraw(self) -> int:
+        """Instead of `start`: remove all that the broker keeps of this box and its devices; return how many topics.
+
+        Whose client runs, puts it there again; so stop that first.
+
+        Raises:
+            BrokerError: the broker cannot be reached, or does not let us.
+        """
+        session = self._connect()
+        if session is None:
+            raise BrokerError(f"the broker: {self._report.detail}")
+        wanted = [f"edgecam/{self._config.box}/#"]
+        if self._config.discovery_prefix is not None:
+            wanted.append(discovery.config_topic(self._config.discovery_prefix, "+"))
+        removed: Set[str] = set()
+        kept: Set[str] = set()
+        try:
+            for _ in range(_WITHDRAW_TURNS):
+                kept = self._kept(session, wanted)
+                if not kept:
+                    return len(removed)
+                for topic in kept:
+                    session.publish(topic, b"", retain=True)
+                self._settle(session)
+                removed |= kept
+        finally:
+            session.close()
+        raise BrokerError(f"the broker still keeps {min(kept)}: does its ACL let {self._config.username} write there?")
 
     def wake(self) -> None:
         """Look at the outbox now; call it after a commit."""
@@ -401,13 +431,39 @@ class AlertClient:
     def _farewell(self, session: Session) -> None:
         """Say `offline`, let what is in flight be acknowledged, disconnect."""
         session.publish(self._topics.available, OFFLINE.encode(), retain=True)
+        self._settle(session)
+        self._delete_acked()
+        session.close()
+
+    def _kept(self, session: Session, wanted: Sequence[str]) -> Set[str]:
+        """Return the topics that the broker keeps of this box; it sends them at once, but does not say when it has."""
+        session.subscribe(wanted)
+        heard_s, kept = self._clock.monotonic_s(), set()
+        while not session.lost and self._clock.monotonic_s() - heard_s < _WITHDRAW_QUIET_S:
+            session.turn(0.1)
+            for message in session.take_messages():
+                if message.retain and message.payload and self._is_ours(message.topic):
+                    kept.add(message.topic)
+                    heard_s = self._clock.monotonic_s()
+        session.unsubscribe(wanted)
+        if session.lost:
+            raise BrokerError(f"the broker: connection lost ({session.lost_why})")
+        return kept
+
+    def _is_ours(self, topic: str) -> bool:
+        box, prefix = self._config.box, f"{self._config.discovery_prefix}/device/"
+        if not (topic.startswith(prefix) and topic.endswith("/config")):
+            return topic.startswith(f"edgecam/{box}/")
+        object_id = topic[len(prefix) : -len("/config")]
+        return object_id == discovery.box_id(box) or discovery.is_camera_of(object_id, box)
+
+    def _settle(self, session: Session) -> None:
+        """Let what is in flight be acknowledged."""
         until = self._clock.monotonic_s() + 2.0
         while not session.lost and session.waiting and self._clock.monotonic_s() < until:
             self._beat()
             session.turn(0.1)
             self._note_acks(session)
-        self._delete_acked()
-        session.close()
 
     def _greet(self, session: Session) -> None:
         """Subscribe, introduce the devices, tell every state."""

@@ -158,6 +158,9 @@ def camera_config(prefix: str, box: str, camera: str, version: str) -> Retained:
             "key": "motion",
             "name": "Motion",
             "device_class": "motion",
+            # The only one that means nothing while the camera is away; the others speak of just that, or of the past.
+            "availability": [{"topic": topics.available}, {"topic": topics.camera_available(camera)}],
+            "availability_mode": "all",
             "state_topic": topics.motion(camera),
             "payload_on": ON,
             "payload_off": OFF,
@@ -188,8 +191,7 @@ def camera_config(prefix: str, box: str, camera: str, version: str) -> Retained:
         "device": {**_device(own, f"edgecam {camera}", "edgecam camera", version), "via_device": box_id(box)},
         "origin": _origin(version),
         "components": components,
-        "availability": [{"topic": topics.available}, {"topic": topics.camera_available(camera)}],
-        "availability_mode": "all",
+        "availability": [{"topic": topics.available}],
         "qos": 1,
     }
     return Retained(config_topic(prefix, own), _dump(config))

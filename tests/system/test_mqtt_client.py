@@ -18,6 +18,7 @@ import pytest
 from broker import Broker, Certificates, Listener, free_port, make_certificates, mosquitto, until
 from mqtt_box import BOX, CAMERA, TOPICS, SqliteOutbox, put
 
+from edgecam.__main__ import main
 from edgecam.alerts import client as client_module
 from edgecam.alerts import discovery
 from edgecam.alerts.client import AlertClient, Command, PauseCommand, ResumeCommand, RingCommand
@@ -446,6 +447,61 @@ def test_a_removed_camera_disappears_and_nobody_elses(tmp_path: Path, broker: Br
     assert {discovery.config_topic(PREFIX, discovery.camera_id(BOX, CAMERA)), TOPICS.motion(CAMERA)} <= kept
     assert not [topic for topic in kept if "back-_yard" in topic.replace(f"{BOX}-_back", "")]
     assert not [topic for topic in kept if topic.startswith(f"edgecam/{BOX}/back_yard/")]
+
+
+def test_withdraw_leaves_nothing_of_this_box_and_all_of_the_others(
+    tmp_path: Path, broker: Broker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_WITHDRAW_QUIET_S", 0.3)
+    config = tmp_path / "edgecam.toml"
+    config.write_text(f'[alerts]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\nbox = "{BOX}"\n')
+    command = ["withdraw", "--config", str(config), "--state", str(tmp_path / "state"), "--json"]
+    with Box(tmp_path, cameras=(CAMERA, "back_yard"), port=broker.port) as box:
+        until(lambda: box.link_is(Link.CONNECTED), "connected")
+        assert box.client.drain(5)
+    others = {
+        discovery.config_topic(PREFIX, discovery.camera_id(f"{BOX}_back", "yard")): "{}",
+        f"edgecam/{BOX}2/available": "online",
+        f"{PREFIX}/device/zigbee/config": "{}",
+    }
+    with Listener(broker, EVENTS) as house:
+        for topic, payload in {**others, TOPICS.pause_set: "ON"}.items():
+            house.say(topic, payload, retain=True)
+    assert main(command) == 0
+    answer = json.loads(capsys.readouterr().out)
+    # Three devices, three of the box (one not its own doing), two of each camera.
+    assert answer == {"broker": "127.0.0.1", "removed": 3 + 3 + 2 * 2}
+    with Listener(broker, "#") as late:
+        until(lambda: len(late.heard) >= len(others), "what is kept")
+        time.sleep(0.2)
+        assert {topic for topic, _, _ in late.heard} == set(others)
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 0
+
+
+def test_withdraw_says_why_it_could_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_WITHDRAW_QUIET_S", 0.3)
+    config = tmp_path / "edgecam.toml"
+    command = ["withdraw", "--config", str(config), "--state", str(tmp_path / "state")]
+    config.write_text("")
+    assert main(command) == 2
+    assert "alerts.host" in capsys.readouterr().err
+    config.write_text(f'[alerts]\nhost = "127.0.0.1"\nport = {free_port()}\ntls = false\n')
+    assert main(command) == 1
+    assert "nothing listens there" in capsys.readouterr().err
+    acl = "user owner\ntopic readwrite #\nuser box\ntopic read #\n"
+    with Broker(tmp_path / "broker", users={"owner": "o", "box": "b"}, acl=acl) as broker:
+        login = f'username = "box"\npassword_file = "{password_file(tmp_path, "b")}"'
+        config.write_text(f'[alerts]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = false\nbox = "{BOX}"\n{login}\n')
+        assert main(command) == 0
+        with Listener(broker, EVENTS, user="owner") as owner:
+            owner.say(TOPICS.available, "online", retain=True)
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert TOPICS.available in said
+        assert "ACL let box write" in said
 
 
 def test_a_false_offline_is_contradicted(tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,10 +179,12 @@ def test_nothing_that_acts_hangs_on_a_retained_topic() -> None:
             assert part.get("state_topic", part.get("topic")) not in retained, key
 
 
-def test_availability_needs_box_and_camera() -> None:
+def test_what_was_seen_does_not_go_with_the_camera() -> None:
     config = camera()
-    assert config["availability_mode"] == "all"
-    assert [entry["topic"] for entry in config["availability"]] == [TOPICS.available, TOPICS.camera_available("front")]
+    assert config["availability"] == [{"topic": TOPICS.available}]
+    own = {key: part["availability"] for key, part in config["components"].items() if "availability" in part}
+    assert own == {"motion": [{"topic": TOPICS.available}, {"topic": TOPICS.camera_available("front")}]}
+    assert config["components"]["motion"]["availability_mode"] == "all"
 
 
 def test_the_box_can_be_paused_and_says_whether_it_is_there() -> None:

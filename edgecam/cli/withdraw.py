@@ -1,0 +1,45 @@
+"""`edgecam withdraw`: take this box off the broker, and so out of Home Assistant; before it is taken down for good."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Sequence
+
+from edgecam.cli.common import Sub, add_common, config_of, emit, state_of
+from edgecam.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from edgecam.alerts.client import OutboxRow
+
+
+def add_parser(sub: Sub) -> None:
+    """Add the subcommand."""
+    parser = sub.add_parser("withdraw", help="remove from the broker all that it keeps of this box (uninstall does)")
+    add_common(parser)
+    parser.set_defaults(func=_withdraw)
+
+
+class _NoOutbox:
+    def peek(self, n: int) -> Sequence[OutboxRow]:  # noqa: ARG002 - as the client's port has it
+        return ()
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        pass
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    from edgecam.alerts.client import AlertClient
+    from edgecam.clock import SystemClock
+    from edgecam.daemon import control, talk
+
+    alerts = config_of(args).alerts
+    if alerts.host is None:
+        raise ConfigError("no broker is configured (alerts.host)")
+    if control.running(talk.socket_path(state_of(args))):
+        raise StoreError("the daemon is running and would put it there again: stop it first (systemctl stop edgecam)")
+    removed = AlertClient(alerts, (), _NoOutbox(), SystemClock(), lambda _: None).withdraw()
+    if args.json:
+        emit({"broker": alerts.host, "removed": removed})
+    else:
+        print(f"removed from {alerts.host}: {removed} topics")
+    return 0
