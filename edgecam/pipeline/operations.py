@@ -338,7 +338,7 @@ def _audit(call: Call) -> Iterator[Record]:
 
 def _check(call: Call) -> Iterator[Record]:
     damaged = [{**damage._asdict(), "place": damage.place} for damage in call.store.damaged()]
-    yield {"problems": call.store.file_problems(), "damaged": damaged}
+    yield {"problems": [*call.store.file_problems(), *call.store.torn()], "damaged": damaged}
 
 
 def _pause(call: Call) -> Iterator[Record]:

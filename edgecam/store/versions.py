@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -225,7 +225,17 @@ class Versions(Tracklets):
             heads[name] = data
         return heads
 
-    # What expiring and erasing mean for them.
+    # What checking, expiring and erasing mean for them.
+
+    def torn(self) -> Iterator[str]:
+        """See `Check.torn`; what is in service must be signed and whole."""
+        yield from super().torn()
+        for one in self.versions():
+            if one.state == ACTIVE:
+                try:
+                    self._heads(one)
+                except DamagedError as err:
+                    yield f"version {one.name} is in service, but {err}"
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
         """See `Erase.purge`; reports and heads out of service are kept for 30 days."""

@@ -257,3 +257,35 @@ def test_damage_does_not_push_sound_backups_out(store: Store, tmp_path: Path) ->
     keeper._turn()
     assert problems.of(BOX) == {}
     assert len(list((tmp_path / "backups").glob("*.db"))) == 14
+
+
+TORN = [
+    pytest.param("DELETE FROM crops WHERE face_id = (SELECT min(id) FROM faces)", "has no picture", id="picture"),
+    pytest.param("UPDATE vectors SET vector = x'00' WHERE rowid = 1", "of m1 differ in length", id="vectors"),
+    pytest.param("INSERT INTO tombstones SELECT min(id), NULL, 0, 1 FROM faces", "was deleted, and is", id="face"),
+    pytest.param("UPDATE decisions SET person_id = 'X'", "names somebody who is not there", id="nobody"),
+    pytest.param("UPDATE decisions SET track = 7", "says something else than its row", id="decision"),
+    pytest.param("UPDATE versions SET state = 'active'", "more than one head is in service for base", id="two-heads"),
+    pytest.param("UPDATE versions SET state = 'refused' WHERE number = 1", "is kept that nobody may use", id="refused"),
+    pytest.param("DELETE FROM heads WHERE version IN (SELECT id FROM versions WHERE number = 2)", "v2", id="no-head"),
+    pytest.param(
+        "INSERT INTO version_people SELECT min(versions.id), 'X' FROM versions; INSERT INTO tombstones VALUES "
+        "('X', NULL, 0, 1)",
+        "has learnt from somebody who was forgotten",
+        id="taught",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sql", "told"), TORN)
+def test_what_does_not_fit_together_is_told(store: Store, sql: str, told: str) -> None:
+    live_with(store, "Ann", 100)
+    for number in (1, 2):
+        store.put_version("base", {"head": bytes([number])}, (), {}, accepted=True)
+    assert store.problems() == []
+    store._db._connection.executescript(sql)
+    assert told in "\n".join(store.torn())
+    (answer,) = ask(store)("check")
+    assert set(store.torn()) <= set(answer["problems"])
+    if told != "of m1 differ in length":  # these are damaged as well
+        assert store.problems() == list(store.torn())
