@@ -1,7 +1,8 @@
 """Everything the box remembers, encrypted: open it with `Store.open(state_folder, config.store)`."""
 
-from edgecam.store.backup import BACKUP_NOTE
-from edgecam.store.erase import FORGOTTEN
+from edgecam.store.backup import BACKUP_NOTE, RECOVERY_NOTE
+from edgecam.store.erase import FORGOTTEN, NIGHT
+from edgecam.store.keys import KeyFile, KeyPlace, SealedKey, key_place
 from edgecam.store.people import clean_name, want_printable
 from edgecam.store.records import (
     AuditRow,
@@ -20,6 +21,7 @@ from edgecam.store.records import (
     Visit,
     Visitor,
 )
+from edgecam.store.rekey import Recovery, new_recovery, open_recovery, recovery_of, want_passphrase
 from edgecam.store.store import Store, destroy
 from edgecam.store.tracklets import FACES_A_TRACK
 from edgecam.store.ulid import new_ulid
@@ -30,18 +32,24 @@ __all__ = [
     "FACES_A_TRACK",
     "FORGOTTEN",
     "INSTALLED",
+    "NIGHT",
+    "RECOVERY_NOTE",
     "AuditRow",
     "Damage",
     "FaceRecord",
     "Gallery",
     "KeptTrack",
+    "KeyFile",
+    "KeyPlace",
     "Message",
     "NameTakenError",
     "NotStoredError",
     "OutboxRow",
     "Proposal",
     "Purged",
+    "Recovery",
     "Restored",
+    "SealedKey",
     "Store",
     "StoredTracklet",
     "Version",
@@ -49,6 +57,11 @@ __all__ = [
     "Visitor",
     "clean_name",
     "destroy",
+    "key_place",
+    "new_recovery",
     "new_ulid",
+    "open_recovery",
+    "recovery_of",
+    "want_passphrase",
     "want_printable",
 ]

@@ -5,26 +5,53 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Literal, Optional
+from typing import Any, Iterator, List, Literal, Mapping, NamedTuple, Optional
 
 from edgecam.errors import ConfigError, KeyMissingError, StoreError
 from edgecam.store.base import caller
-from edgecam.store.check import Check
 from edgecam.store.db import Database, hand_over, translated
+from edgecam.store.keys import KeyPlace
 from edgecam.store.records import Restored
-from edgecam.store.vault import sync_folder
+from edgecam.store.rekey import Recovery, Rekey, unpack_recovery
+from edgecam.store.vault import Sealer, new_key, sync_folder
 
 BACKUP_NOTE = "The master key is not in the backup: keep a copy of it elsewhere, or the backup cannot be read."
+RECOVERY_NOTE = "It opens on any box with the recovery passphrase: whoever finds both reads it."
 
 _PREFIX = "edgecam-"
 _SUFFIX = ".db"
 _PART = ".part"
 
 
-class Backups(Check):
+class Look(NamedTuple):
+    """What opens a backup."""
+
+    opens: bool
+    """This box's key does."""
+    bridged: bool
+    """So does the former key."""
+    recovery: Optional[Mapping[str, Any]]
+    """See `Rekey.recovery`."""
+
+
+def want_backup(path: Path) -> None:
+    """Refuse what cannot be a backup.
+
+    Raises:
+        StoreError: there is no such file, or it is empty or a folder.
+    """
+    with translated(path):
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder: name one of the backups in it ({_PREFIX}*{_SUFFIX})")
+        if path.stat().st_size == 0:
+            raise StoreError(f"{path} is empty: take another backup")
+
+
+class Backups(Rekey):
     """Backups hold everything but the master key and the outbox."""
 
     def backup(self, folder: Optional[Path] = None) -> Path:
@@ -54,13 +81,31 @@ class Backups(Check):
         self.audit(caller(), "backup", path.name)
         return path
 
-    def restore(self, path: Path, mode: Literal["merge", "replace"] = "merge") -> Restored:
+    def look(self, path: Path) -> Look:
+        """Return what opens a backup.
+
+        Raises:
+            StoreError: not a backup of edgecam, or damaged.
+        """
+        want_backup(path)
+        with translated(path, copy=True):
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            try:
+                meta = dict(connection.execute("SELECT key, data FROM meta"))
+            finally:
+                connection.close()
+        bridge, recovery = meta.get("bridge"), meta.get("recovery")
+        opens = self._marked(meta.get("key_check")) or self._bridged(bridge) is not None
+        return Look(opens, bridge is not None, None if recovery is None else unpack_recovery(recovery))
+
+    def restore(self, path: Path, mode: Literal["merge", "replace"] = "merge", key: Optional[bytes] = None) -> Restored:
         """Bring a backup back; the forgotten stay forgotten, waiting alerts stay.
 
         Args:
             path: a file that `backup` wrote.
             mode: `merge` adds the people, faces and visits that are not here, and mends what is damaged here; `replace`
                 returns to the backup's state.
+            key: the master key that it was written with, if that is not this box's.
 
         Raises:
             KeyMissingError: it was written with another master key.
@@ -68,7 +113,9 @@ class Backups(Check):
         """
         part = self._db.path.with_name(f"restore{_PART}")
         try:
-            with self._opened_copy(path, part) as copy:
+            with self._opened_copy(path, part, None if key is None else Sealer(key)) as copy:
+                if key is not None:
+                    copy._reseal(self._master)
                 if found := copy.problems():
                     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                     raise StoreError(f"{path} is damaged ({found[0]}{more}): take another backup")
@@ -82,6 +129,58 @@ class Backups(Check):
         self._db.shrink(full=False)
         return restored
 
+    def rotate(
+        self, place: KeyPlace, former: KeyPlace, recovery: Optional[Recovery] = None, recovery_key: bytes = b""
+    ) -> List[str]:
+        """Change the master key, here and in the backups of the configured folder; the former one opens nothing more.
+
+        Killed at any moment, the key that is then in the place opens all, and another call ends what was begun.
+
+        Args:
+            place: where the new key is put.
+            former: where the key is now; erased if that is elsewhere.
+            recovery: how the passphrase for backups becomes a key; None: no passphrase opens them any more.
+            recovery_key: what it became.
+
+        Returns:
+            The backups that still want the former key or another one, each with the reason.
+
+        Raises:
+            StoreError: something cannot be written; either key opens all, and another call goes on.
+        """
+        if self._given is None:
+            self._reseal(Sealer(new_key()), bridge=True)
+            self.audit(caller(), "key changed", "")
+        self.set_recovery(recovery, recovery_key)
+        left = []
+        for path in self._copies():
+            try:
+                self._rekey(path)
+            except StoreError as err:
+                left.append(f"{path.name}: {err}")
+        self._drop_night()
+        place.write(self._master.key)
+        if place.path != former.path:
+            former.erase()
+        self._drop_bridge()
+        self._given = None
+        return left
+
+    def _rekey(self, path: Path) -> None:
+        look = self.look(path)
+        if look.opens and not look.bridged and look.recovery == self.recovery():
+            return
+        with self._writing(path) as part, self._opened_copy(path, part, None if look.opens else self._given) as copy:
+            with copy.transaction():
+                if copy._master.key != self._master.key:
+                    copy._reseal(self._master)
+                copy._put_meta("recovery", self._meta("recovery"))
+            copy._db.shrink(full=True)
+
+    def _copies(self) -> List[Path]:
+        folder = self._config.backup_dir
+        return sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")) if folder else []
+
     def scrub_backups(self) -> None:
         """Erase the forgotten in every backup of the configured folder.
 
@@ -89,18 +188,18 @@ class Backups(Check):
             StoreError: a backup could not be rewritten; it is named, and tried again with the next purge.
         """
         gone = [row[0] for row in self._db.rows("SELECT id FROM tombstones WHERE scrubbed = 0 ORDER BY id")]
-        folder = self._config.backup_dir
         if not gone:
             return
         failed: List[str] = []
-        for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")) if folder else []:
+        for path in self._copies():
             try:
                 self._scrub(path, gone)
             except StoreError as err:
                 failed.append(f"{path.name} ({err})")
         if failed:
             raise StoreError(
-                f"a forgotten person may still be in {folder}: delete what cannot be rewritten: " + "; ".join(failed)
+                f"a forgotten person may still be in {self._config.backup_dir}: delete what cannot be rewritten: "
+                + "; ".join(failed)
             )
         self._db.run_many("UPDATE tombstones SET scrubbed = 1 WHERE id = ?", [(dead,) for dead in gone])
 
@@ -111,25 +210,24 @@ class Backups(Check):
             copy._db.shrink(full=True)
 
     @contextmanager
-    def _opened_copy(self, path: Path, part: Path) -> Iterator[Backups]:
-        """Open a private copy of a backup, brought to this version's schema."""
+    def _opened_copy(self, path: Path, part: Path, master: Optional[Sealer] = None) -> Iterator[Backups]:
+        """Open a private copy of a backup, brought to this version's schema; with its own master key, if given."""
+        want_backup(path)
         with translated(path):
-            if path.is_dir():
-                raise StoreError(f"{path} is a folder: name one of the backups in it ({_PREFIX}*{_SUFFIX})")
-            if path.stat().st_size == 0:
-                raise StoreError(f"{path} is empty: take another backup")
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             shutil.copyfile(path, part)
         database = Database(part, wal=False, shown=path)
         try:
             config = self._config.model_copy(update={"backup_dir": None})
-            copy = type(self)(database, self._master, config, self._clock, self._outbox_max)
+            copy = type(self)(database, master or self._master, config, self._clock, self._outbox_max)
             try:
                 copy.check_key("use")
             except KeyMissingError as err:
                 raise KeyMissingError(
-                    f"{path} was written with another master key: set EDGECAM_KEY_FILE to that one"
+                    f"{path} was written with another master key: give that one (`edgecam restore FILE --key KEYFILE`)"
                 ) from err
+            if copy._meta("bridge"):
+                copy._drop_bridge()
             yield copy
         finally:
             database.close()
@@ -183,6 +281,8 @@ class Backups(Check):
                 "INSERT OR REPLACE INTO old.tombstones SELECT * FROM main.tombstones WHERE id NOT IN "
                 "(SELECT id FROM old.people)"
             )
+            run("DELETE FROM old.meta WHERE key IN ('recovery', 'bridge')")
+            run("INSERT INTO old.meta SELECT * FROM main.meta WHERE key IN ('recovery', 'bridge')")
             run("DELETE FROM old.outbox")
             run("INSERT INTO old.outbox SELECT * FROM main.outbox")
             run(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import contextmanager
 from typing import Dict, Iterable, Iterator, List, Optional, Set
 
 from edgecam.clock import Clock
 from edgecam.config import StoreConfig
-from edgecam.errors import DamagedError, KeyMissingError
+from edgecam.errors import DamagedError, KeyMissingError, StoreError
 from edgecam.store.db import Database
+from edgecam.store.keys import LOST
 from edgecam.store.records import AuditRow, NotStoredError
 from edgecam.store.ulid import Ulids
 from edgecam.store.vault import Sealer, new_key
 
 _CHECK_PLACE = "meta:key_check:data"
 _CHECK = b"edgecam"
+BRIDGE_PLACE = "meta:bridge:data"
+"""The new master key, sealed with the former one, as long as the key's place may hold either."""
 
 
 class Base:
@@ -28,6 +32,8 @@ class Base:
         self._config = config
         self._clock = clock
         self._outbox_max = outbox_max
+        self._given: Optional[Sealer] = None
+        """The former master key, if the key's place still holds that one: see `Rekey`."""
         self._keys: Dict[str, Sealer] = {}
         self._ulids = Ulids()
 
@@ -35,19 +41,47 @@ class Base:
         """Compare the master key with the one this database was written with; a new database is marked with it.
 
         Raises:
-            KeyMissingError: it is another key (`source` says whose).
+            KeyMissingError: it is another key (`source` says where it lies).
         """
-        rows = self._db.rows("SELECT data FROM meta WHERE key = 'key_check'")
-        if rows and self._readable(None, _CHECK_PLACE, rows[0][0]) is not None:
+        data = self._meta("key_check")
+        if self._marked(data):
+            if self._meta("bridge"):  # the change of the key was cut short of its last step
+                with contextlib.suppress(StoreError):  # when only looking
+                    self._drop_bridge()
+            return
+        if key := self._bridged(self._meta("bridge")):
+            self._given, self._master = self._master, Sealer(key)
             return
         wrapped = self._db.rows("SELECT owner, wrapped FROM keys")
         # A damaged mark is no reason to lock everybody out: the key that opens others is the right one.
-        if rows and all(self._readable(None, f"keys:{owner}:wrapped", blob) is None for owner, blob in wrapped):
-            raise KeyMissingError(
-                f"the key in {source} is not the one that {self._db.path} was written with: put the right key back"
-            )
-        sealed = self._master.seal(_CHECK_PLACE, _CHECK)
-        self._db.run("INSERT OR REPLACE INTO meta (key, data) VALUES ('key_check', ?)", (sealed,))
+        if data and all(self._readable(None, f"keys:{owner}:wrapped", blob) is None for owner, blob in wrapped):
+            raise KeyMissingError(f"the key in {source} is not the one that {self._db.path} was written with: {LOST}")
+        self._mark()
+
+    def _marked(self, mark: Optional[bytes]) -> bool:
+        return mark is not None and self._readable(None, _CHECK_PLACE, mark) is not None
+
+    def _bridged(self, bridge: Optional[bytes]) -> Optional[bytes]:
+        """Return the new master key, if this one is the former."""
+        return None if bridge is None else self._readable(None, BRIDGE_PLACE, bridge)
+
+    def _mark(self) -> None:
+        self._put_meta("key_check", self._master.seal(_CHECK_PLACE, _CHECK))
+
+    def _drop_bridge(self) -> None:
+        """The former key opens nothing any more."""
+        self._put_meta("bridge", None)
+        self._db.shrink(full=True)
+
+    def _meta(self, key: str) -> Optional[bytes]:
+        rows = self._db.rows("SELECT data FROM meta WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def _put_meta(self, key: str, data: Optional[bytes]) -> None:
+        if data is None:
+            self._db.run("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._db.run("INSERT OR REPLACE INTO meta (key, data) VALUES (?, ?)", (key, data))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -89,11 +123,7 @@ class Base:
         return self._keys[owner]
 
     def _destroy_keys(self, owners: Iterable[str]) -> None:
-        """Overwrite and delete wrapped keys, so that no copy is left in the file.
-
-        A row moved while its table was rebalanced may have left its old bytes in a page's gap. Hence the whole, small
-        table is emptied, which makes SQLite zero all of its pages (secure_delete), and written again.
-        """
+        """Overwrite and delete wrapped keys, so that no copy is left in the file."""
         gone: Set[str] = set(owners)
         if not gone:
             return
@@ -101,6 +131,13 @@ class Base:
             self._keys.pop(owner, None)
             self._db.run("UPDATE keys SET wrapped = randomblob(length(wrapped)) WHERE owner = ?", (owner,))
             self._db.run("DELETE FROM keys WHERE owner = ?", (owner,))
+        self._rewrite_keys()
+
+    def _rewrite_keys(self) -> None:
+        """Empty the whole, small table, which makes SQLite zero all of its pages (secure_delete), and write it again.
+
+        A row moved while its table was rebalanced may have left its old bytes in a page's gap.
+        """
         kept = self._db.rows("SELECT owner, wrapped FROM keys")
         self._db.run("DELETE FROM keys")
         self._db.run_many("INSERT INTO keys (owner, wrapped) VALUES (?, ?)", kept)

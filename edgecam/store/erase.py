@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
@@ -21,6 +22,9 @@ _DAY_S = 86400.0
 _CLUSTERED_H = 168.0
 _STRANGERS_S = 30 * _DAY_S
 _LAST_WORDS = (Phase.FINAL.value, Phase.CORRECTED.value)
+
+NIGHT = "night"
+"""Folder of the state in which an unfinished training waits, sealed with a key made from the master key."""
 
 FORGOTTEN = "forgotten"
 """Reason of a decision about somebody who was forgotten since."""
@@ -87,6 +91,7 @@ class Erase(Visits, Settings):
             self._erase([person_id])
             self.audit(actor or caller(), "delete", person_id)
             self._bump()
+        self._drop_night()
         try:
             self.scrub_backups()
         finally:
@@ -123,6 +128,10 @@ class Erase(Visits, Settings):
     def scrub_backups(self) -> None:
         """Erase the forgotten in every backup of the configured folder (`Backups` knows how)."""
         raise NotImplementedError
+
+    def _drop_night(self) -> None:
+        """Delete an unfinished training: the next night begins it anew, with what is there then."""
+        shutil.rmtree(self._db.path.with_name(NIGHT), ignore_errors=True)
 
     def _erase(self, person_ids: Iterable[str]) -> None:
         """Delete people and everybody merged into them from this database, and leave tombstones."""

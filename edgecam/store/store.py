@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Optional, Type
+from typing import List, Optional, Type
 
 from edgecam.clock import Clock, SystemClock
 from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store.db import Database, Lock, hand_over
-from edgecam.store.vault import (
+from edgecam.store.erase import NIGHT
+from edgecam.store.keys import (
+    OWN_KEY,
+    SEALED_KEY,
     SERVICE_KEY,
     SERVICE_STATE,
-    Sealer,
-    key_path,
+    KeyFile,
+    KeyPlace,
+    SealedKey,
+    key_place,
     load_master_key,
-    new_key,
-    sync_folder,
-    write_private,
 )
+from edgecam.store.rekey import Recovery
+from edgecam.store.vault import Sealer, new_key, sync_folder
 from edgecam.store.versions import Versions
 
 DATABASE = "edgecam.db"
@@ -28,6 +33,8 @@ LOCK = "lock"
 _DEFAULTS = StoreConfig()
 _OUTBOX_MAX = 10_000
 _SQLITE_TAIL = ("-wal", "-shm", "-journal")
+_BESIDE = (NIGHT, "health.json", "pad-selftest.jsonl")
+"""What else tells of the household, in the state folder."""
 
 
 class Store(Versions):
@@ -38,6 +45,8 @@ class Store(Versions):
     """
 
     _file_lock: Optional[Lock] = None
+    key_place: KeyPlace
+    """Where its master key lies."""
 
     @classmethod
     def open(
@@ -81,7 +90,7 @@ class Store(Versions):
         cls, state: Path, path: Path, config: StoreConfig, clock: Clock, outbox_max: int, *, read_only: bool
     ) -> Store:
         new = not path.exists() or path.stat().st_size == 0
-        if new and path.exists() and key_path(state)[0].exists():
+        if new and path.exists() and key_place(state).exists():
             raise StoreError(
                 f"{path} is empty (0 bytes) although its key is there: what was stored is lost; move the file away, "
                 f"then bring back a backup (`edgecam restore FILE`) or enrol again (`edgecam enroll NAME PHOTO`)"
@@ -91,7 +100,7 @@ class Store(Versions):
         if not read_only:
             for left in state.glob("*.part*"):
                 left.unlink()
-        master, source = load_master_key(state, create=new)
+        master, place = load_master_key(state, create=new)
         if new:
             # Under another name until it is whole: an empty database is never one that was only begun.
             part = state / f"{DATABASE}.part"
@@ -102,7 +111,8 @@ class Store(Versions):
         database = Database(path, read_only=read_only)
         try:
             store = cls(database, Sealer(master), config, clock, outbox_max)
-            store.check_key(source)
+            store.check_key(place.path)
+            store.key_place = place
         except BaseException:
             database.close()
             raise
@@ -112,6 +122,15 @@ class Store(Versions):
     def path(self) -> Path:
         """Return the database file."""
         return self._db.path
+
+    def change_key(
+        self, to: Optional[KeyPlace] = None, recovery: Optional[Recovery] = None, recovery_key: bytes = b""
+    ) -> List[str]:
+        """See `rotate`; the new key stays where the former one is, unless `to` says where else."""
+        to, former = to or self.key_place, self.key_place
+        left = self.rotate(to, former, recovery, recovery_key)
+        self.key_place = to
+        return left
 
     def want_room(self) -> None:
         """Raise StoreError unless something can be written: on a full disk the store opens for reading."""
@@ -138,23 +157,22 @@ class Store(Versions):
 def destroy(state: Path, wait_s: float = 1.0) -> None:
     """Delete the store of a state folder: first the key, so that what is left of the rest is noise.
 
-    The service's key is overwritten with a new one; any other key outside of the folder is its owner's to destroy.
+    The service gets a new key; any other key outside of the folder is its owner's to destroy.
 
     Raises:
         StoreError: in use, or not deletable.
     """
     lock = Lock(state / LOCK, wait_s)
     try:
-        keys = [state / "master.key", *([SERVICE_KEY] if state == SERVICE_STATE else [])]
-        for key in filter(os.path.exists, keys):
-            with key.open("r+b") as file:
-                file.write(os.urandom(max(key.stat().st_size, 1)))
-                file.flush()
-                os.fsync(file.fileno())
-            if key == SERVICE_KEY:
-                write_private(key, new_key())  # systemd starts the service only with one
+        KeyFile(state / OWN_KEY).erase()
+        if state == SERVICE_STATE:  # systemd starts the service only with a key
+            service, sealed = KeyFile(SERVICE_KEY), SealedKey(SEALED_KEY)
+            (sealed if sealed.exists() and not service.exists() else service).write(new_key())
+        for left in (*(state / name for name in _BESIDE), *state.glob("*.part*")):
+            if left.is_dir():
+                shutil.rmtree(left)
             else:
-                key.unlink()
+                left.unlink(missing_ok=True)
         for tail in ("", *_SQLITE_TAIL):
             (state / (DATABASE + tail)).unlink(missing_ok=True)
     except OSError as err:
