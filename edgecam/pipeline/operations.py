@@ -30,7 +30,8 @@ from edgecam.pipeline.wire import (
     pack_face_crop,
     want,
 )
-from edgecam.store import BACKUP_NOTE, NotStoredError, Store, Visit
+from edgecam.store import BACKUP_NOTE, RECOVERY_NOTE, NotStoredError, Recovery, Store, Visit, recovery_of
+from edgecam.store.vault import KEY_BYTES
 from edgecam.types import Decision, Person, Role, Verdict
 
 Request = Mapping[str, Any]
@@ -314,16 +315,54 @@ def _visits_erase(call: Call) -> Iterator[Record]:
 
 
 def _backup(call: Call) -> Iterator[Record]:
+    """With `recovery`, a passphrase opens this backup and all later ones; with null none does."""
     folder = call.get("folder")
+    if "recovery" in call.request:
+        call.store.set_recovery(*_recovery(call))
     path = call.store.backup(Path(str(folder)) if folder else None)
-    yield {"path": str(path), "note": BACKUP_NOTE}
+    recoverable = call.store.recovery() is not None
+    yield {"path": str(path), "recovery": recoverable, "note": RECOVERY_NOTE if recoverable else BACKUP_NOTE}
+
+
+def _backup_look(call: Call) -> Iterator[Record]:
+    """Whether this box's key opens a backup, and how a passphrase does."""
+    look = call.store.look(Path(call.text("path")))
+    yield {"opens": look.opens, "recovery": None if look.recovery is None else dict(look.recovery)}
 
 
 def _restore(call: Call) -> Iterator[Record]:
+    """With `key`, of a backup that another box wrote; with `recovery`, its passphrase goes on opening backups here."""
     mode = call.get("mode", "merge")
     if mode not in ("merge", "replace"):
         raise ConfigError(f"no such mode: {mode}; merge or replace")
-    yield dict(call.store.restore(Path(call.text("path")), mode)._asdict())
+    key = _hex(call.text("key"), "key") if call.get("key") else None
+    restored = call.store.restore(Path(call.text("path")), mode, key)
+    if call.get("recovery") and call.store.recovery() is None:
+        call.store.set_recovery(*_recovery(call))
+    yield dict(restored._asdict())
+
+
+def _key(call: Call) -> Iterator[Record]:
+    yield {"unfinished": call.store.key_unfinished, "recovery": call.store.recovery() is not None}
+
+
+def _recovery(call: Call) -> Tuple[Optional[Recovery], bytes]:
+    packed = call.get("recovery")
+    if packed is None:
+        return None, b""
+    packed = mapping_of(packed, "recovery")
+    return recovery_of(packed), _hex(packed.get("key"), "recovery")
+
+
+def _hex(text: object, what: str) -> bytes:
+    """Return 32 bytes."""
+    try:
+        key = bytes.fromhex(str(text))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{what} is not {KEY_BYTES} bytes in hexadecimal")
+    return key
 
 
 def _purge(call: Call) -> Iterator[Record]:
@@ -400,6 +439,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "visits.ignore": _visits_ignore,
     "visits.erase": _visits_erase,
     "backup": _backup,
+    "backup.look": _backup_look,
+    "key": _key,
     "restore": _restore,
     "purge": _purge,
     "audit": _audit,

@@ -8,7 +8,7 @@ from edgecam.store.erase import Erase
 from edgecam.store.records import Damage, unpack_decision
 
 _OF_FACE = "(SELECT person_id FROM faces WHERE id = face_id)"
-_SEALED: Tuple[Tuple[str, str, str, str], ...] = (
+SEALED: Tuple[Tuple[str, str, str, str], ...] = (
     ("keys", "wrapped", "owner", "NULL"),
     ("people", "name", "id", "id"),
     ("people", "consent", "id", "id"),
@@ -88,7 +88,7 @@ class Check(Erase):
     def damaged(self) -> Iterator[Damage]:
         """Yield every sealed entry that does not open; of an owner whose key is damaged, the key alone."""
         lost = set()
-        for table, column, name, owner_of in _SEALED:
+        for table, column, name, owner_of in SEALED:
             select = f"SELECT rowid, {name}, {owner_of} FROM {table} ORDER BY rowid"  # noqa: S608 - constants
             for rowid, row_id, owner in self._db.rows(select):
                 # One by one: the pictures of a big household do not fit into a small box's memory.
@@ -109,7 +109,7 @@ class Check(Erase):
         mended = 0
         for damage in self.damaged():
             table, row_id, column, _ = damage
-            where = next(name for sealed, _, name, _ in _SEALED if sealed == table)
+            where = next(name for sealed, _, name, _ in SEALED if sealed == table)
             select = f"SELECT {column} FROM {table} WHERE {where} = ?"  # noqa: S608 - constants
             for (blob,) in copy._db.rows(select, (row_id,)):
                 if blob is not None and self._opens(damage, blob):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ from edgecam.errors import DamagedError
 from edgecam.store.base import caller
 from edgecam.store.records import NotStoredError, Purged, pack_json
 from edgecam.store.tracklets import Tracklets
+from edgecam.store.vault import Sealer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -183,8 +185,18 @@ class Versions(Tracklets):
         """The 32 bytes that an unfinished training is sealed with on the disk."""
         return self._master.derive("night")
 
-    def _signing_key(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self._master.derive("versions"))
+    def _signing_key(self, master: Optional[Sealer] = None) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes((master or self._master).derive("versions"))
+
+    def _resign(self, new: Sealer) -> None:
+        """See `Rekey._resign`; what was altered stays without a valid signature."""
+        for one in self.versions():
+            with contextlib.suppress(DamagedError):
+                self._want_signed(one)
+                signature = self._signing_key(new).sign(_canonical(one.record)).hex()
+                signed = pack_json({"record": one.record, "signature": signature})
+                sealed = self._key(one.id).seal(f"versions:{one.id}:record", signed)
+                self._db.run("UPDATE versions SET record = ? WHERE id = ?", (sealed, one.id))
 
     def _active(self, base: str) -> Optional[Version]:
         return next((one for one in self.versions() if (one.base, one.state) == (base, ACTIVE)), None)
@@ -210,10 +222,7 @@ class Versions(Tracklets):
         Raises:
             DamagedError: something is missing or altered.
         """
-        try:
-            self._signing_key().public_key().verify(bytes.fromhex(version.signature), _canonical(version.record))
-        except (InvalidSignature, ValueError) as err:
-            raise DamagedError("its record is damaged or altered") from err
+        self._want_signed(version)
         heads = {}
         for name, wanted in version.record["heads"].items():
             rows = self._db.rows("SELECT data FROM heads WHERE version = ? AND name = ?", (version.id, name))
@@ -236,6 +245,12 @@ class Versions(Tracklets):
                     self._heads(one)
                 except DamagedError as err:
                     yield f"version {one.name} is in service, but {err}"
+    def _want_signed(self, version: Version) -> None:
+        try:
+            self._signing_key().public_key().verify(bytes.fromhex(version.signature), _canonical(version.record))
+        except (InvalidSignature, ValueError) as err:
+            raise DamagedError("its record is damaged or altered") from err
+
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
         """See `Erase.purge`; reports and heads out of service are kept for 30 days."""

@@ -18,7 +18,7 @@ from edgecam.daemon.checks import CHECKS, Finding, Subject, base, board, clock, 
 from edgecam.daemon.control import ControlServer, Peer
 from edgecam.errors import ConfigError, KeyMissingError
 from edgecam.store import Store
-from edgecam.store.check import _SEALED
+from edgecam.store.check import SEALED
 
 STATUS: Dict[str, Any] = {
     "problems": {},
@@ -131,7 +131,7 @@ def test_a_key_among_the_backups_protects_none(tmp_path: Path, monkeypatch: pyte
 
 
 def test_every_kind_of_damage_has_a_fix() -> None:
-    entries = [{"table": table, "owner": f"{table}{i}"} for table in {row[0] for row in _SEALED} for i in range(2)]
+    entries = [{"table": table, "owner": f"{table}{i}"} for table in {row[0] for row in SEALED} for i in range(2)]
     told = list(state._damage(entries))
     assert sum(int(one.text.split()[0]) for one in told) == len(entries)
     assert sum("faces kept for the night" in one.text for one in told) == 1

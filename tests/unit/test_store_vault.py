@@ -3,16 +3,17 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Tuple
 
 import pytest
 from test_store_samples import all_bytes, crop
 
 from edgecam.config import StoreConfig
 from edgecam.errors import KeyMissingError, StoreError
-from edgecam.store import Store, destroy, vault
+from edgecam.store import KeyPlace, Store, destroy, key_place, keys
 from edgecam.store import store as store_module
-from edgecam.store.vault import Sealer, key_path, load_master_key, new_key, write_private
+from edgecam.store.keys import load_master_key
+from edgecam.store.vault import Sealer, new_key, write_private
 
 
 @pytest.fixture(autouse=True)
@@ -51,28 +52,43 @@ def test_equal_texts_are_sealed_differently() -> None:
     assert sealer.seal("t:1:c", b"Ann") != sealer.seal("t:1:c", b"Ann")
 
 
+def lies(place: KeyPlace) -> Tuple[str, Path]:
+    return place.kind, place.path
+
+
 def test_credential_wins_over_variable_wins_over_state(tmp_path: Path) -> None:
     state, credentials = tmp_path / "state", tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "edgecam.key").write_bytes(new_key())
     both = {"CREDENTIALS_DIRECTORY": str(credentials), "EDGECAM_KEY_FILE": "/a/key"}
-    assert key_path(state, both) == (credentials / "edgecam.key", False)
+    assert lies(key_place(state, both)) == ("credential", credentials / "edgecam.key")
     (credentials / "edgecam.key").unlink()
-    assert key_path(state, both) == (Path("/a/key"), False)
-    assert key_path(state, {}) == (state / "master.key", True)
+    assert lies(key_place(state, both)) == ("file", Path("/a/key"))
+    assert lies(key_place(state, {})) == ("file", state / "master.key")
+
+
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tuple[Path, Path]:
+    """Return the service's state and its key's file, put elsewhere for this test."""
+    state, etc = tmp_path / "state", tmp_path / "etc"
+    etc.mkdir()
+    for module in (keys, store_module):
+        monkeypatch.setattr(module, "SERVICE_STATE", state)
+        monkeypatch.setattr(module, "SERVICE_KEY", etc / "edgecam.key")
+        monkeypatch.setattr(module, "SEALED_KEY", etc / "edgecam.key.cred")
+    return state, etc / "edgecam.key"
 
 
 def test_the_services_key_is_roots_and_for_the_services_state_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, key = tmp_path / "state", tmp_path / "etc.key"
-    monkeypatch.setattr(vault, "SERVICE_STATE", state)
-    monkeypatch.setattr(vault, "SERVICE_KEY", key)
-    assert key_path(state, {}) == (state / "master.key", True)
+    state, key = service(tmp_path, monkeypatch)
+    assert lies(key_place(state, {})) == ("file", state / "master.key")
+    keys.SEALED_KEY.write_text("sealed")
+    assert lies(key_place(state, {})) == ("systemd-creds", keys.SEALED_KEY)
     key.write_bytes(new_key())
-    assert key_path(state, {}) == (key, False)
-    assert key_path(state, {"EDGECAM_KEY_FILE": "/a/key"}) == (Path("/a/key"), False)
-    assert key_path(tmp_path / "other", {}) == (tmp_path / "other/master.key", True)
+    assert lies(key_place(state, {})) == ("file", key)
+    assert lies(key_place(state, {"EDGECAM_KEY_FILE": "/a/key"})) == ("file", Path("/a/key"))
+    assert lies(key_place(tmp_path / "other", {})) == ("file", tmp_path / "other/master.key")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -89,10 +105,7 @@ def test_what_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
 
 
 def test_erasing_the_services_state_makes_roots_key_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state, key = tmp_path / "state", tmp_path / "etc.key"
-    for module in (vault, store_module):
-        monkeypatch.setattr(module, "SERVICE_STATE", state)
-        monkeypatch.setattr(module, "SERVICE_KEY", key)
+    state, key = service(tmp_path, monkeypatch)
     before = new_key()
     key.write_text(before.hex())
     Store.open(state, StoreConfig()).close()
@@ -105,9 +118,9 @@ def test_erasing_the_services_state_makes_roots_key_another(tmp_path: Path, monk
 
 
 def test_the_state_folders_key_is_made_once_and_private(tmp_path: Path) -> None:
-    key, path = load_master_key(tmp_path, create=True)
-    assert (len(key), path) == (32, tmp_path / "master.key")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key, place = load_master_key(tmp_path, create=True)
+    assert (len(key), place.path) == (32, tmp_path / "master.key")
+    assert stat.S_IMODE(place.path.stat().st_mode) == 0o600
     assert load_master_key(tmp_path, create=True)[0] == key
 
 
