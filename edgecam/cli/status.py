@@ -51,9 +51,22 @@ def _lines(report: Dict[str, Any]) -> Iterator[str]:
     yield from (f"{code}: {text}" for code, text in report.get("problems", {}).items())
     if not report["clock_trusted"]:
         yield "the clock is not set: nothing expires"
+    yield from _configuration(report.get("config"))
     last = report.get("last_visit_wall_s")
     if last:
         yield f"last visit: {time.strftime('%a %d %b %H:%M', time.localtime(last))}"
+
+
+def _configuration(read: Optional[Dict[str, Any]]) -> Iterator[str]:
+    """Tell when the file was read, what that changed and what it could not."""
+    if not read:
+        return
+    when = time.strftime("%a %d %b %H:%M", time.localtime(read["read_wall_s"]))
+    if read["refused"]:
+        yield f"configuration refused {when}, the one before it is in use: {read['refused']}"
+    else:
+        yield f"configuration read {when}" + "".join(f"\n  {text}" for text in read["changed"])
+    yield from (f"  at the next start: {text}" for text in read["next_start"])
 
 
 def _span(seconds: float) -> str:

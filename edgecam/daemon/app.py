@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
@@ -31,6 +31,7 @@ from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.presence import Presence
 from edgecam.daemon.recorder import Recorder
+from edgecam.daemon.reload import Read, changes, fingerprints, held_back, renewed
 from edgecam.daemon.talk import PART, Uploads, socket_path
 from edgecam.daemon.turns import DetectingInTurn, EncodingInTurn, liveness_in_turn
 from edgecam.errors import ConfigError, EdgecamError, StoreError
@@ -87,6 +88,7 @@ class Daemon:
         self._options, self._clock = options, clock
         self._config = options.load()
         _want_cameras(self._config, clock)
+        self._read = Read(clock.wall_s(), files=fingerprints(self._config.alerts))
         self._began_s = clock.monotonic_s()
         self._notifier = Notifier()
         self._problems, self._beats = Problems(), Beats(clock)
@@ -395,6 +397,7 @@ class Daemon:
             "generation": self._gallery.generation if self._ready else -1,
             "model": self._shared.stages.encoder.version if self._ready else "",
             "presence": self._presence.status(),
+            "config": self._read.record(),
             "memory_mb": memory_mb(),
         }
 
@@ -466,22 +469,38 @@ class Daemon:
     def _reload(self) -> None:
         """Read the configuration again; one that is not valid changes nothing."""
         self._notifier.reloading()
+        now_s, before = self._clock.wall_s(), self._read
         try:
-            new = self._options.load()
-            _want_cameras(new, self._clock)
-            self._change_to(new)
-            self._problems.end(BOX, "config_invalid")
+            file = self._options.load()
+            _want_cameras(file, self._clock)
+            old, files = self._config, fingerprints(file.alerts)
+            self._change_to(held_back(old, file), relink=files != before.files)
         except EdgecamError as err:
-            self._problems.begin(BOX, "config_invalid", f"{err}; the old configuration stays in use")
+            _LOGGER.warning("configuration refused, the old one stays in use: %s", err)
+            self._problems.begin(BOX, "config_invalid", f"{err}; the old configuration stays in use", quietly=True)
+            self._read = replace(before, wall_s=now_s, changed=(), refused=str(err))
+        else:
+            changed = [*changes(old, self._config), *renewed(before.files, files)]
+            self._read = Read(now_s, tuple(changed), tuple(changes(self._config, file)), "", files)
+            self._problems.end(BOX, "config_invalid")
+            self._tell_changes()
         self._notifier.ready(self._status_line())
 
-    def _change_to(self, new: Config) -> None:
+    def _tell_changes(self) -> None:
+        for text in self._read.changed:
+            _LOGGER.info("configuration: %s", text)
+        for text in self._read.next_start:
+            _LOGGER.warning("configuration, at the next start: %s", text)
+        _LOGGER.info(
+            "configuration read again: %d changes, %d at the next start, %d cameras",
+            len(self._read.changed),
+            len(self._read.next_start),
+            len(self._eyes),
+        )
+
+    def _change_to(self, new: Config, *, relink: bool) -> None:
         old = self._config
-        later = [name for name in ("detect", "embed", "run", "store") if getattr(new, name) != getattr(old, name)]
-        if later:
-            _LOGGER.warning("reload: changes of %s take effect at the next start", ", ".join(later))
-            new = new.model_copy(update={name: getattr(old, name) for name in later})
-        alerts_changed = new.alerts != old.alerts or list(new.cameras) != list(old.cameras)
+        alerts_changed = relink or new.alerts != old.alerts or list(new.cameras) != list(old.cameras)
         alerts = self._new_alerts(new) if alerts_changed else self._alerts  # may refuse: nothing has changed yet
         stages = ("motion", "track", "quality", "liveness", "identify")
         every = any(getattr(new, name) != getattr(old, name) for name in stages)
@@ -504,7 +523,6 @@ class Daemon:
         for camera in new.cameras:
             if camera not in self._eyes:
                 self._open_eye(camera)
-        _LOGGER.info("configuration read again: %d cameras opened, %d closed", len(self._eyes), len(gone))
 
     def _close_eyes(self, cameras: Sequence[str]) -> bool:
         eyes: List[Eye] = [self._eyes.pop(camera) for camera in cameras]

@@ -363,11 +363,18 @@ def test_pause_reload_and_ring(tmp_path: Path, enrolled: Path, clips: Path, brok
         box.signal(signal.SIGHUP)
         until(lambda: "config_invalid" in box.status()["problems"], "the refusal")
         assert list(box.status()["cameras"]) == ["front"]
-        box.config.write_text(good.replace("[cameras.front]", "[cameras.side]").replace('place = "front"', ""))
+        assert "nonsense: unknown key" in box.status()["config"]["refused"]
+        changed = good.replace("[cameras.front]", "[cameras.side]").replace('place = "front"', "")
+        box.config.write_text(f"{changed}\n[quality]\nbest_k = 6\n[detect]\nmin_face_px = 41\n")
         ready = box.manager.count("READY")
         box.signal(signal.SIGHUP)
         until(lambda: list(box.status()["cameras"]) == ["side"] and pictures_arrive(box, "side"), "the new camera")
         assert box.manager.count("READY") == ready + 1
         assert box.manager.count("RELOADING") == 2
         assert "config_invalid" not in box.status()["problems"]
+        read = box.status()["config"]
+        assert read["changed"] == ["cameras.front: removed", "cameras.side: added", "quality.best_k: 8 -> 6"]
+        assert (read["next_start"], read["refused"]) == (["detect.min_face_px: 40 -> 41"], "")
+        assert "  at the next start: detect.min_face_px: 40 -> 41" in box.run("status").stdout.splitlines()
+        assert "configuration: quality.best_k: 8 -> 6" in box.log()
         until(lambda: ("edgecam/edgecam/side/available", b"online", False) in listener.heard, "the new camera told")

@@ -141,6 +141,7 @@ def test_the_doctor_names_what_is_broken_and_what_helps(home: Home) -> None:
     assert {row["fix"] for row in broken["permissions"]} == {
         f"chmod 700 {home.state}",
         f"chmod 600 {home.state / 'master.key'}",
+        f"chmod o= {home.config}",
     }
 
 
