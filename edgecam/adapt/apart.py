@@ -43,6 +43,8 @@ _POLL_S = 0.2
 _READ = 1 << 20
 _BAR = 24
 _KILLED = -9
+_SPARING = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
+"""Makes glibc give back what is as large as all faces; below it, what each step needs anew is kept."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def train_apart(job: Job, limits: Optional[Limits] = None, keep: Optional[Keep] 
     if last is not None and last[:1] == b"D":
         return Trained.unpack(last[1:])
     child = _Child(packed, b"" if last is None else last[1:], limits)
+    del packed  # as large as all faces; the child has its own
     try:
         trained = _follow(child, job.options.epochs, limits, shelf)
     finally:
@@ -251,7 +254,7 @@ class _Child:
     """The training process."""
 
     def __init__(self, packed: bytes, checkpoint: bytes, limits: Limits) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_SPARING}
         try:
             self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what libraries say; closed in `end`
             self._process = subprocess.Popen(

@@ -103,7 +103,7 @@ class Samples:
         faces = number[self.group] >= 0
         both = (number[self.apart] >= 0).all(axis=1)
         return Samples(
-            features=self.features[faces],
+            features=self.features if faces.all() else self.features[faces],
             group=number[self.group[faces]],
             shares=self.shares[kept],
             people=self.people,

@@ -27,6 +27,7 @@ from edgecam.adapt import losses
 from edgecam.adapt.apart import FRAME, Job, Limits, Trained
 from edgecam.adapt.heads import Head, SFaceHead, difference, make_head, project, write_heads
 from edgecam.adapt.samples import Samples
+from edgecam.adapt.supply import celsius, on_battery
 from edgecam.errors import EdgecamError, TuneError
 from edgecam.types import Floats, Ints
 
@@ -423,29 +424,6 @@ def wait_until_allowed(limits: Limits) -> None:
             return
         roof = limits.celsius - _COOLER
         time.sleep(_WAIT_S)
-
-
-def celsius(sysfs: Path) -> Optional[float]:
-    """Return the hottest zone's temperature; None where none can be read."""
-    found: List[float] = []
-    for path in sysfs.glob("thermal/thermal_zone*/temp"):
-        try:
-            found.append(int(path.read_text()) / 1000.0)
-        except (OSError, ValueError):  # zones that are switched off answer with an error
-            continue
-    return max(found, default=None)
-
-
-def on_battery(sysfs: Path) -> bool:
-    """Whether there are mains supplies and none is online."""
-    online: List[bool] = []
-    for path in sysfs.glob("power_supply/*/type"):
-        try:
-            if path.read_text().strip() == "Mains":
-                online.append((path.parent / "online").read_text().strip() == "1")
-        except OSError:
-            continue
-    return bool(online) and not any(online)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The night, from beginning to end (`algorithms.md` 8): what `edgecam tune` does.
 
-Gather, associate and train in rounds, leave out what looks poisoned, judge, put into service or not. Nothing is stored
-before the end, so a night that is killed leaves everything as it was; its training is taken up again.
+Gather, associate and train in rounds, leave out what looks poisoned, judge, put into service or not. The store is asked
+once, in the beginning, so that nobody waits for it; nothing is stored before the end, so a night that is killed leaves
+everything as it was; its training is taken up again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from edgecam.errors import TuneError
 from edgecam.identify import Identifier, StrangerModel
 from edgecam.pipeline.build import IdentifierFactory
 from edgecam.pipeline.household import local_features
+from edgecam.pipeline.wanted import season_of
 from edgecam.pipeline.wire import Record
 from edgecam.types import Floats, Ints
 
@@ -40,7 +42,6 @@ NEW = "the new head"
 _LINK_DRAWS = 1000
 _DROP = 0.03
 """The household's median similarity above the threshold fell by so much: it is recognised measurably worse."""
-_SEASONS = ("winter", "spring", "summer", "autumn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +95,41 @@ class Outcome:
         return {**self.morning.record(), "why": list(self.why), "memory": self.memory}
 
 
-def spend_night(ask: Ask, plan: Plan, say: Callable[[str], None]) -> Outcome:
-    """Do the night's work.
+class Past(NamedTuple):
+    """What the store knows when the night begins."""
+
+    kept: Kept
+    local: Floats
+    """(S, K) features of strangers seen here."""
+    before: Record
+    """The last night's memory."""
+
+
+def read(ask: Ask, plan: Plan) -> Past:
+    """Read all that a night needs.
 
     Args:
         ask: runs an operation of the store (`pipeline.operations`), here or in the daemon.
+        plan: encoder and configuration.
+    """
+    base = plan.encoder.base
+    kept = gather(ask, plan.encoder, plan.config.presence.slot_h)
+    return Past(kept, local_features(ask, base), _last_memory(ask, base))
+
+
+def spend_night(past: Past, plan: Plan, say: Callable[[str], None]) -> Outcome:
+    """Do the night's work.
+
+    Args:
+        past: what was read.
         plan: encoder, configuration, limits.
         say: told what is being done.
 
     Raises:
         TuneError: training was ended; it goes on next time.
     """
-    say("reading the faces of the last days")
-    encoder = plan.encoder
-    kept = gather(ask, encoder, plan.config.presence.slot_h)
-    local = local_features(ask, encoder.base)
+    encoder, (kept, local, before) = plan.encoder, past
     door = _door(plan, kept, local)
-    before = _last_memory(ask, encoder.base)
     memory = _memory(plan, kept, door)
     why = tuple(_what_is_new(before, memory))
     grey = plan.config.tune.infrared
@@ -179,7 +198,7 @@ def _memory(plan: Plan, kept: Kept, door: Identifier) -> Record:
         "digest": digest.hexdigest(),
         "people": sorted({photo.person_id for photo in kept.photos}),
         "cameras": sorted({track.camera for track in kept.tracks}),
-        "season": _SEASONS[date.fromordinal(max(plan.today, 1)).month % 12 // 3],
+        "season": season_of(date.fromordinal(max(plan.today, 1))),
         "headroom": _headroom(kept, plan.encoder, door),
         "usual": {},
     }

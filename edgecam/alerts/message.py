@@ -539,7 +539,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "night": {
         "schema": _is_schema,
         "id": _is_id,
-        "state": _one_of("promoted", "refused", "unchanged"),
+        "state": _one_of("promoted", "refused", "unchanged", "wanted"),
         "version": _is_id,
         "reason": _is_text(MAX_REASON),
         "people": _is_count,

@@ -49,6 +49,8 @@ def _lines(report: Dict[str, Any]) -> Iterator[str]:
     if report.get("words_waiting") or report.get("words_lost"):
         yield f"not stored yet: {report['words_waiting']}, lost: {report['words_lost']}"
     yield from (f"{code}: {text}" for code, text in report.get("problems", {}).items())
+    if report.get("night_wanted"):
+        yield f"a night is wanted (edgecam tune): {'; '.join(report['night_wanted'])}"
     if not report["clock_trusted"]:
         yield "the clock is not set: nothing expires"
     yield from _configuration(report.get("config"))

@@ -6,10 +6,11 @@ import argparse
 import base64
 import importlib.util
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
 
 from edgecam.cli.common import Backend, Record, Sub, add_common, backend, config_of, emit, note, state_of
 from edgecam.errors import ConfigError, StoreError
@@ -45,24 +46,31 @@ def _tune(args: argparse.Namespace) -> int:
     quiet_libraries()
     _want_plots(args.plots)
     from edgecam import embed
-    from edgecam.adapt.tune import spend_night
+    from edgecam.daemon.health import spare_memory
+
+    spare_memory()
+    from edgecam.adapt.tune import read, spend_night
     from edgecam.nn.registry import ModelRegistry, default_folder
     from edgecam.pipeline.household import in_service
 
     registry = ModelRegistry(default_folder())
-    installed = embed.make(config.embed, registry, config.run.threads)
-    given = _given(args.strangers, config, registry, installed)
-    keep: Optional[Keep] = None
-    with backend(args) as state:
-        encoder = in_service(state.stream, installed)
-        if not args.dry_run and not args.proposals:
-            keep = _keep(args, state)
-        plan = _plan(state, config, registry, encoder, given, keep, train=not args.proposals)
-        outcome = spend_night(state.stream, plan, note)
-        names = {row["id"]: row["name"] for row in state.stream("people.list")}
-        version = None if args.dry_run else _store(state, config, encoder, outcome)
-    if keep is not None:
-        _done(keep.folder)
+    given = _given(args.strangers, config, registry)
+    installed = embed.make(config.embed, registry, config.run.threads, late=True)
+    with _alone(args):
+        # Twice and not throughout: without a daemon the store is this command's as long as it is open.
+        with backend(args) as state:
+            encoder = in_service(state.stream, installed)
+            keep = None if args.dry_run or args.proposals else _keep(args, state)
+            plan = _plan(state, config, registry, encoder, given, keep, train=not args.proposals)
+            note("reading the faces of the last days")
+            knew, past = state.one("night.outlook"), read(state.stream, plan)
+            knew["model"] = state.one("versions.heads", base=encoder.base)["model"]
+        outcome = spend_night(past, plan, note)
+        with backend(args) as state:
+            names = {row["id"]: row["name"] for row in state.stream("people.list")}
+            version = None if args.dry_run else _store(state, plan, outcome, knew)
+        if keep is not None:
+            _done(keep.folder)
     paths = _draw(outcome, names, args.plots)
     if args.json:
         _emit(outcome, names, version)
@@ -110,6 +118,29 @@ def _serving(state: Backend) -> str:
     return next((row["version"] for row in state.stream("versions.list") if row["state"] == "active"), "installed")
 
 
+@contextmanager
+def _alone(args: argparse.Namespace) -> Iterator[None]:
+    """Hold off a second night that would keep something.
+
+    Raises:
+        StoreError: there is one.
+    """
+    if args.dry_run:
+        yield
+        return
+    from edgecam.store.db import Lock
+
+    folder = state_of(args)
+    if not folder.is_dir():  # `backend` says what is missing
+        yield
+        return
+    lock = Lock(folder / "night.lock", 0.0, "another night is at work here (process {pid}): let it end")
+    try:
+        yield
+    finally:
+        lock.close()
+
+
 def _keep(args: argparse.Namespace, state: Backend) -> Keep:
     """Return where an unfinished training waits, sealed with a key of the box's."""
     from edgecam.adapt.apart import Keep
@@ -127,7 +158,7 @@ def _done(folder: Path) -> None:
         folder.rmdir()
 
 
-def _given(folder: Optional[Path], config: Config, registry: ModelRegistry, encoder: Encoder) -> Floats:
+def _given(folder: Optional[Path], config: Config, registry: ModelRegistry) -> Floats:
     """Return (M, K) features of the largest face of each photo in a folder.
 
     Raises:
@@ -137,7 +168,7 @@ def _given(folder: Optional[Path], config: Config, registry: ModelRegistry, enco
 
     if folder is None:
         return np.zeros((0, 1), np.float32)
-    from edgecam import detect
+    from edgecam import detect, embed
     from edgecam.capture.photo import read_photo
     from edgecam.errors import InputError
     from edgecam.pipeline.build import IdentifierFactory
@@ -145,6 +176,7 @@ def _given(folder: Optional[Path], config: Config, registry: ModelRegistry, enco
     from edgecam.pipeline.still import find_faces
 
     detector = detect.make(config.detect, registry, config.run.threads)
+    encoder = embed.make(config.embed, registry, config.run.threads)
     rates = IdentifierFactory(encoder, config.embed, config.identify).recognizability
     rows = []
     files = expand([folder])
@@ -165,9 +197,9 @@ def _given(folder: Optional[Path], config: Config, registry: ModelRegistry, enco
 # --- what comes of it -------------------------------------------------------------------------------------------------
 
 
-def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -> Record:
+def _store(state: Backend, plan: Plan, outcome: Outcome, knew: Record) -> Record:
     """Store the night and tell of it; return the version, empty if it came to no candidate."""
-    night, morning = outcome.night, outcome.morning
+    night, morning, encoder = outcome.night, outcome.morning, plan.encoder
     questions = night.questions()
     state.one("proposals.put", proposals=night.proposals(), questions=questions)
     state.one("visitors.put", visitors=[list(group) for group in outcome.visitors])
@@ -180,6 +212,7 @@ def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -
             people=list(morning.quarantine.samples.people),
             report=outcome.record(),
             accepted=morning.promoted,
+            instead_of=knew["model"],
         )
     state.one("purge")
     told = {
@@ -192,7 +225,7 @@ def _store(state: Backend, config: Config, encoder: Encoder, outcome: Outcome) -
         "questions": len(questions),
         "visitors": len(outcome.visitors),
     }
-    state.one("night.tell", box=config.alerts.box, told=told)
+    state.one("night.tell", box=plan.config.alerts.box, told=told, knew=knew if plan.train else None)
     return version
 
 

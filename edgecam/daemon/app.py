@@ -27,6 +27,7 @@ from edgecam.daemon.gallery import LiveGallery
 from edgecam.daemon.health import BOX, Beats, Problems, memory_mb, return_memory, write_report
 from edgecam.daemon.keeper import Keeper
 from edgecam.daemon.metrics import SOCKET, MetricsServer, exposition
+from edgecam.daemon.nightfall import Nightfall
 from edgecam.daemon.notify import Notifier
 from edgecam.daemon.pause import Pause
 from edgecam.daemon.presence import Presence
@@ -143,6 +144,7 @@ class Daemon:
             socket_path(self._options.state).with_name(SOCKET), lambda: exposition(self.status(), self._recorder.tally)
         )
         self._keeper = Keeper(store, config.store, clock, self._problems, self._beats, self._recorder, self._on_turn)
+        self._nightfall = Nightfall(store, self._options.state, clock, self._busy, self._recorder.send)
         self._presence = self._new_presence(config)
         if config.run.button_gpio:
             self._button = Button(config.run.button_gpio, self._on_button, self._problems, self._beats)
@@ -302,6 +304,7 @@ class Daemon:
     def _on_turn(self) -> None:
         """Do what was commanded and take over what has changed, in the keeper's thread."""
         self._gallery.refresh()
+        self._nightfall.turn(self._config)
         while True:
             try:
                 command = self._commands.get_nowait()
@@ -317,6 +320,9 @@ class Daemon:
             except StoreError as err:
                 _LOGGER.warning("%s: %s", type(command).__name__, err)
             self._wake.set()
+
+    def _busy(self) -> bool:
+        return any(eye.visit_open for eye in list(self._eyes.values()))
 
     def _ring(self, camera: str, source: RingSource) -> None:
         _LOGGER.info("camera %s: ring (%s)", camera, source)
@@ -396,6 +402,7 @@ class Daemon:
             "faces": sum(person.faces for person in people),
             "generation": self._gallery.generation if self._ready else -1,
             "model": self._shared.stages.encoder.version if self._ready else "",
+            "night_wanted": self._nightfall.reasons,
             "presence": self._presence.status(),
             "config": self._read.record(),
             "memory_mb": memory_mb(),

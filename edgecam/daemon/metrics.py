@@ -179,6 +179,7 @@ def exposition(status: Mapping[str, Any], tally: Tally, thermal: Path = _THERMAL
         *_family("outbox_alerts", "gauge", [({}, status["outbox"])]),
         *_family("outbox_dropped_total", "counter", [({}, status["outbox_dropped"])]),
         *_family("words_waiting", "gauge", [({}, status["words_waiting"])]),
+        *_family("night_wanted", "gauge", [({}, bool(status["night_wanted"]))]),
         *_family("words_lost_total", "counter", [({}, status["words_lost"])]),
     ]
     return "\n".join(lines) + "\n"

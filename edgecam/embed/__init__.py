@@ -14,7 +14,7 @@ from edgecam.embed.insightface import InsightFace
 from edgecam.embed.sface import SFace
 from edgecam.errors import ConfigError
 from edgecam.nn.registry import ModelRegistry
-from edgecam.nn.session import Provider, Session, engine_folder
+from edgecam.nn.session import LateSession, Provider, Session, engine_folder
 
 __all__ = ["FACENET_SHARE", "Encoder", "FaceNet", "SFace", "as_installed", "embed", "make"]
 
@@ -23,9 +23,21 @@ FACENET_SHARE = 0.2
 
 
 def make(
-    config: EmbedConfig, registry: ModelRegistry, threads: int = 1, providers: Sequence[Provider] = ("cpu",)
+    config: EmbedConfig,
+    registry: ModelRegistry,
+    threads: int = 1,
+    providers: Sequence[Provider] = ("cpu",),
+    *,
+    late: bool = False,
 ) -> Encoder:
     """Load the configured encoder.
+
+    Args:
+        config: which.
+        registry: where the nets are.
+        threads: within one operation, on the CPU.
+        providers: in order of preference.
+        late: load trunks with the first face; who only projects features is spared 160 MB.
 
     Raises:
         ModelError: a net is missing, altered or cannot be run.
@@ -34,7 +46,10 @@ def make(
 
     def load(name: str) -> Session:
         engines = engine_folder(registry.folder, registry.version(name))
-        return Session.load(registry.path(name), providers, threads, engines)
+        path = registry.path(name)
+        if late and name != "facenet_head":
+            return LateSession(path, lambda: Session.load(path, providers, threads, engines))
+        return Session.load(path, providers, threads, engines)
 
     def facenet() -> FaceNet:
         head = load("facenet_head")

@@ -19,7 +19,7 @@ from edgecam.errors import ModelError
 from edgecam.nn.selftest import pattern, similarity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -166,6 +166,25 @@ class Session:
     def run_named(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs by name."""
         return dict(zip(self._outputs, self.run(feeds)))
+
+
+class LateSession(Session):
+    """A net that is loaded when it is first run.
+
+    Args:
+        path: the ONNX file.
+        load: loads it.
+    """
+
+    def __init__(self, path: Path, load: Callable[[], Session]) -> None:
+        self.path, self._load = path, load
+        self._loaded: Session | None = None
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `Session.run`."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded.run(feeds)
 
 
 def known_providers(names: Sequence[str]) -> list[Provider]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping
 
 from edgecam.alerts.message import MessageError, Topics, moment, night_alert
 from edgecam.errors import ConfigError
+from edgecam.pipeline.wanted import outlook, remember
 from edgecam.pipeline.wire import Record, mapping_of
 from edgecam.store import Version, new_ulid
 
@@ -53,6 +54,7 @@ def _put(call: Call) -> Iterator[Record]:
         [str(person) for person in call.list("people")],
         mapping_of(call.get("report"), "report"),
         accepted=call.get("accepted") is True,
+        instead_of=str(call.get("instead_of")) if call.get("instead_of") else None,
     )
     yield _record(version)
 
@@ -67,15 +69,22 @@ def _night_key(call: Call) -> Iterator[Record]:
     yield {"key": base64.b64encode(call.store.night_key).decode()}
 
 
+def _night_outlook(call: Call) -> Iterator[Record]:
+    yield outlook(call.store, call.clock)
+
+
 def _night_tell(call: Call) -> Iterator[Record]:
-    """Put a night's outcome into the outbox; it names nobody."""
+    """Put a night's outcome into the outbox; it names nobody. What it knew is what the next one is asked for by."""
     topics, night_id = Topics(call.text("box")), new_ulid(call.clock.wall_s())
     told = mapping_of(call.get("told"), "told")
     try:
         alert = night_alert(topics, night_id, told, now=moment(call.clock))
     except MessageError as err:
         raise ConfigError(f"night.tell: {err}") from err
-    call.store.outbox_put([alert])
+    with call.store.transaction():
+        call.store.outbox_put([alert])
+        if call.get("knew") is not None:
+            remember(call.store, mapping_of(call.get("knew"), "knew"), promoted=told.get("state") == "promoted")
     yield {"id": night_id}
 
 
@@ -112,5 +121,6 @@ OPERATIONS: Mapping[str, Callable[[Call], Iterator[Record]]] = {
     "versions.put": _put,
     "versions.rollback": _roll_back,
     "night.key": _night_key,
+    "night.outlook": _night_outlook,
     "night.tell": _night_tell,
 }

@@ -51,19 +51,28 @@ def hand_over(path: Path) -> None:
 class Lock:
     """A file locked as long as this is open: one process, one store."""
 
-    def __init__(self, path: Path, wait_s: float) -> None:
+    def __init__(self, path: Path, wait_s: float, held: str = "") -> None:
         """Take the lock.
+
+        Args:
+            path: the file.
+            wait_s: so long at most for who holds it.
+            held: what is said then; `{pid}` is the process.
 
         Raises:
             StoreError: somebody else holds it (names the process), or the file cannot be opened.
         """
+        self._held = held or (
+            f"{path.parent} is in use by process {{pid}}: if that is the daemon, ask it (`edgecam status`) "
+            f"or stop it first (`systemctl stop edgecam`)"
+        )
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as err:
             raise StoreError(f"{path} cannot be opened ({err.strerror}): run as the folder's owner") from err
         hand_over(path)
         try:
-            self._take(path, wait_s)
+            self._take(wait_s)
         except StoreError:
             os.close(self._handle)
             raise
@@ -71,7 +80,7 @@ class Lock:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, b"%d\n" % os.getpid(), 0)
 
-    def _take(self, path: Path, wait_s: float) -> None:
+    def _take(self, wait_s: float) -> None:
         until = time.monotonic() + wait_s
         while True:
             try:
@@ -80,10 +89,7 @@ class Lock:
             except BlockingIOError as err:
                 if time.monotonic() >= until:
                     pid = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise StoreError(
-                        f"{path.parent} is in use by process {pid}: if that is the daemon, ask it (`edgecam status`) "
-                        f"or stop it first (`systemctl stop edgecam`)"
-                    ) from err
+                    raise StoreError(self._held.replace("{pid}", pid)) from err
                 time.sleep(_POLL_S)
 
     def close(self) -> None:

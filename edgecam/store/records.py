@@ -134,6 +134,9 @@ class KeptTrack(NamedTuple):
 
     person_id: Optional[str]
     nobody: bool
+    camera: str
+    taken_for: Optional[str]
+    """Whom the last word about it named."""
 
 
 class Visitor(NamedTuple):

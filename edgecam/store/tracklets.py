@@ -23,7 +23,7 @@ from edgecam.store.records import (
     unpack_faces,
     unpack_floats,
 )
-from edgecam.store.visitors import Visitors
+from edgecam.store.visitors import TAKEN_FOR, Visitors
 from edgecam.types import Liveness, Tracklet
 
 FACES_A_TRACK = 8
@@ -33,9 +33,6 @@ _DAY_S = 86_400.0
 _KEPT_S = 7 * _DAY_S
 _EXPIRE_EVERY_S = 6 * 3600.0
 """All that expires within so long goes at once: each time the table of keys is written anew, for secrecy."""
-_TAKEN_FOR = (
-    "(SELECT d.person_id FROM decisions d WHERE d.visit = t.visit AND d.track = t.track ORDER BY seq DESC LIMIT 1)"
-)
 _LABELLED = "tracklets t LEFT JOIN labels l ON l.visit = t.visit AND l.track = t.track"
 
 
@@ -81,28 +78,28 @@ class Tracklets(Visitors):
         if len(tracklet.features) > FACES_A_TRACK:
             raise ShapeError(f"a track keeps at most {FACES_A_TRACK} faces, not {len(tracklet.features)}")
         this = (tracklet.visit, tracklet.track)
-        who = self._db.rows(f"SELECT {_TAKEN_FOR} FROM (SELECT ? AS visit, ? AS track) t", this)  # noqa: S608 - constants
+        who = self._db.rows(f"SELECT {TAKEN_FOR} FROM (SELECT ? AS visit, ? AS track) t", this)  # noqa: S608 - constants
         since_s = self._clock.wall_s() - _DAY_S
-        today = self._db.rows(f"SELECT {_TAKEN_FOR} FROM tracklets t WHERE kept_from_s > ?", (since_s,))  # noqa: S608 - constants
+        today = self._db.rows(f"SELECT {TAKEN_FOR} FROM tracklets t WHERE kept_from_s > ?", (since_s,))  # noqa: S608 - constants
         most = UNKNOWN_A_DAY if who[0][0] is None else PERSON_A_DAY
         return len(today) < TRACKS_A_DAY and today.count(who[0]) < most
 
     def kept_tracks(self) -> List[KeptTrack]:
         """Return which tracks are kept, oldest first; also one whose features are damaged."""
         rows = self._db.rows(
-            f"SELECT t.id, t.visit, t.track, v.place, v.opened_wall_s, l.person_id, t.nobody FROM {_LABELLED} "  # noqa: S608 - constants
-            "JOIN visits v ON v.id = t.visit ORDER BY t.id"
+            "SELECT t.id, t.visit, t.track, v.place, v.opened_wall_s, l.person_id, t.nobody, t.camera, "  # noqa: S608 - constants
+            f"{TAKEN_FOR} FROM {_LABELLED} JOIN visits v ON v.id = t.visit ORDER BY t.id"
         )
         return [
-            KeptTrack(row_id, visit, track, place, opened_wall_s, person_id, bool(nobody))
-            for row_id, visit, track, place, opened_wall_s, person_id, nobody in rows
+            KeptTrack(row_id, visit, track, place, opened_wall_s, person_id, bool(nobody), camera, taken_for)
+            for row_id, visit, track, place, opened_wall_s, person_id, nobody, camera, taken_for in rows
         ]
 
     def tracklets(self, visit_id: Optional[str] = None) -> List[StoredTracklet]:
         """Return what is kept (of one visit), oldest first; what is damaged is left out."""
         rows = self._db.rows(
             "SELECT t.id, t.visit, t.track, camera, model, first_s, last_s, quality, features, faces, infrared, "  # noqa: S608 - constants
-            f"liveness, l.person_id, nobody, coalesce(l.grouped, 0), {_TAKEN_FOR} FROM {_LABELLED} "
+            f"liveness, l.person_id, nobody, coalesce(l.grouped, 0), {TAKEN_FOR} FROM {_LABELLED} "
             f"{'' if visit_id is None else 'WHERE t.visit = ?'} ORDER BY t.id",
             () if visit_id is None else (visit_id,),
         )

@@ -64,6 +64,7 @@ class Versions(Tracklets):
         report: Mapping[str, Any],
         *,
         accepted: bool,
+        instead_of: Optional[str] = None,
     ) -> Version:
         """Store what a night made; an accepted head is in service from the commit on.
 
@@ -73,8 +74,18 @@ class Versions(Tracklets):
             people: ids of everybody it learnt from.
             report: what the gate said, as JSON values.
             accepted: by the gate.
+            instead_of: model in service (`Version.model`, or `base`) that it was judged against; None: whatever it is.
+
+        Raises:
+            NotStoredError: meanwhile somebody it learnt from was forgotten, or another head came into service.
         """
+        learnt_from = set(people)
         with self.transaction():
+            if learnt_from - {person.id for person in self.people()}:
+                raise NotStoredError("somebody the night learnt from was forgotten or merged meanwhile: it is not kept")
+            found = self.in_service(base)
+            if instead_of not in (None, base if found is None else found[0].model):
+                raise NotStoredError("another head came into service during the night: judge the new one against that")
             now, version_id = self._clock.wall_s(), self._new_id()
             parent = self._active(base)
             record: Dict[str, Any] = {
@@ -82,7 +93,7 @@ class Versions(Tracklets):
                 "base": base,
                 "parent": parent.id if parent else None,
                 "created_wall_s": now,
-                "people": sorted(set(people)),
+                "people": sorted(learnt_from),
                 "heads": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(heads.items())},
                 "accepted": accepted,
                 "report": report,
@@ -234,6 +245,12 @@ class Versions(Tracklets):
             heads[name] = data
         return heads
 
+    def _want_signed(self, version: Version) -> None:
+        try:
+            self._signing_key().public_key().verify(bytes.fromhex(version.signature), _canonical(version.record))
+        except (InvalidSignature, ValueError) as err:
+            raise DamagedError("its record is damaged or altered") from err
+
     # What checking, expiring and erasing mean for them.
 
     def torn(self) -> Iterator[str]:
@@ -245,12 +262,6 @@ class Versions(Tracklets):
                     self._heads(one)
                 except DamagedError as err:
                     yield f"version {one.name} is in service, but {err}"
-    def _want_signed(self, version: Version) -> None:
-        try:
-            self._signing_key().public_key().verify(bytes.fromhex(version.signature), _canonical(version.record))
-        except (InvalidSignature, ValueError) as err:
-            raise DamagedError("its record is damaged or altered") from err
-
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
         """See `Erase.purge`; reports and heads out of service are kept for 30 days."""

@@ -9,6 +9,11 @@ from edgecam.store.devices import Devices
 from edgecam.store.records import KeptTrack, NotStoredError, Purged, Visitor
 from edgecam.types import Person, Role
 
+TAKEN_FOR = (
+    "(SELECT d.person_id FROM decisions d WHERE d.visit = t.visit AND d.track = t.track ORDER BY seq DESC LIMIT 1)"
+)
+"""Whom the last word about a track `t` named."""
+
 
 class Visitors(Devices):
     """Groups that the night found; a visitor lasts as long as an unnamed track of theirs is kept."""
@@ -46,14 +51,14 @@ class Visitors(Devices):
     def visitors(self) -> List[Visitor]:
         """Return all visitors by number, their unnamed tracks oldest first."""
         rows = self._db.rows(
-            "SELECT n.number, n.ignored, t.id, t.visit, t.track, v.place, v.opened_wall_s FROM visitors n "
-            "JOIN visitor_tracks ON visitor = n.number JOIN tracklets t ON t.id = tracklet "
+            f"SELECT n.number, n.ignored, t.id, t.visit, t.track, v.place, v.opened_wall_s, t.camera, {TAKEN_FOR} "  # noqa: S608 - constants
+            "FROM visitors n JOIN visitor_tracks ON visitor = n.number JOIN tracklets t ON t.id = tracklet "
             "JOIN visits v ON v.id = t.visit LEFT JOIN labels l ON l.visit = t.visit AND l.track = t.track "
             "WHERE l.person_id IS NULL AND NOT t.nobody ORDER BY n.number, v.opened_wall_s, t.id"
         )
         found: Dict[Tuple[int, bool], List[KeptTrack]] = {}
-        for number, ignored, row_id, visit, track, place, opened_s in rows:
-            kept = KeptTrack(row_id, visit, track, place, opened_s, person_id=None, nobody=False)
+        for number, ignored, row_id, visit, track, place, opened_s, camera, taken_for in rows:
+            kept = KeptTrack(row_id, visit, track, place, opened_s, None, False, camera, taken_for)
             found.setdefault((number, bool(ignored)), []).append(kept)
         return [Visitor(number, ignored, tuple(tracks)) for (number, ignored), tracks in found.items()]
 

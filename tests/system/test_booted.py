@@ -102,7 +102,8 @@ def test_upgrade_brings_the_newer_systemds_drop_ins(machine: Machine) -> None:
     machine.run("systemctl", "start", *UNITS[:2])
     assert machine.show("edgecam.service", "ActiveState", "ProtectProc", "Result") == ["active", "invisible", "success"]
     assert machine.show("edgecam-presence.service", "ProcSubset") == ["pid"]
-    assert "[Service]" not in machine.sh("systemd-analyze verify edgecam.service edgecam-tune.timer 2>&1")
+    units = "edgecam.service edgecam-tune.timer edgecam-tune.path"
+    assert "[Service]" not in machine.sh(f"systemd-analyze verify {units} 2>&1")
     # Without a stored key the daemon could not have read what its predecessor wrote.
     assert machine.sh("ls /var/lib/edgecam").split().count("edgecam.db") == 1
 
@@ -150,6 +151,22 @@ def test_the_night_comes_by_its_timer(machine: Machine) -> None:
     assert machine.show("edgecam-tune.service", "Result", "ExecMainStatus") == ["success", "0"], machine.journal(
         "edgecam-tune"
     )
+
+
+def test_the_night_comes_by_day_once_when_it_is_asked_for(machine: Machine) -> None:
+    def ran() -> str:
+        return machine.show("edgecam-tune.service", "ExecMainExitTimestampMonotonic")[0]
+
+    before = ran()
+    machine.run("systemctl", "start", "edgecam-tune.path")
+    time.sleep(1)
+    assert ran() == before  # a file that is there, or none, starts nothing
+    machine.sh("echo why >/var/lib/edgecam/night.wanted")
+    until(lambda: ran() != before and machine.show("edgecam-tune.path", "SubState") == ["waiting"], "the night's end")
+    after = ran()
+    time.sleep(2)
+    assert (ran(), machine.show("edgecam-tune.service", "ActiveState")) == (after, ["inactive"])
+    machine.run("systemctl", "stop", "edgecam-tune.path")
 
 
 PROBE = """

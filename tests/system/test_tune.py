@@ -81,7 +81,20 @@ def versions(folder: Path) -> List[Dict[str, Any]]:
 
 def test_a_night_learns_is_judged_and_told_and_does_nothing_twice(small: Built, tmp_path: Path) -> None:
     folder = small.copy(tmp_path)
-    done = run(folder, "tune", "--json", "--plots", str(tmp_path / "plots"))
+    plots = str(tmp_path / "plots")
+    with subprocess.Popen(
+        command(folder, "tune", "--json", "--plots", plots), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "faces may teach" in line)
+        # Meanwhile the store is anybody's, but for a second night.
+        assert len(run(folder, "people", "list", "--json").stdout.splitlines()) == len(small.house.people)
+        second = subprocess.run(command(folder, "tune"), capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        assert f"another night is at work here (process {process.pid})" in second.stderr
+        output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    done = subprocess.CompletedProcess([], 0, output)
     (night,), (summary,) = told(done, "night"), told(done, "summary")
     assert summary["faces"] == small.house.tracks
     assert summary["proposals"] > small.house.tracks / 2

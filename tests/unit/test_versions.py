@@ -56,6 +56,27 @@ def test_an_accepted_head_serves_from_the_commit_on_and_rollback_goes_back_step_
     assert [row.action for row in store.audit_log(9)].count("rollback") == 4
 
 
+def test_who_was_forgotten_during_the_night_is_in_no_head(store: Store) -> None:
+    ann, ben = (store.add_person(name) for name in ("Ann", "Ben"))
+    promote(store, 1, ben.id)
+    store.forget(ann.id)
+    with pytest.raises(NotStoredError, match="forgotten or merged meanwhile"):
+        promote(store, 2, ann.id, ben.id)
+    assert [one.name for one in store.versions()] == ["v1"]
+
+
+def test_a_head_that_was_judged_against_another_does_not_come_into_service(store: Store) -> None:
+    promote(store, 1)
+    judged = {"op": "versions.put", "base": BASE, "heads": {}, "people": [], "report": REPORT, "accepted": True}
+    with pytest.raises(NotStoredError, match="another head came into service"):
+        list(execute(store, {**judged, "instead_of": BASE}))
+    (put,) = execute(store, {**judged, "instead_of": store.versions()[0].model})
+    store.roll_back("installed")
+    with pytest.raises(NotStoredError, match="another head came into service"):
+        list(execute(store, {**judged, "instead_of": f"{BASE}/{put['id']}"}))
+    assert serving(store) is None
+
+
 def test_a_refused_head_is_told_of_and_not_kept(store: Store) -> None:
     promote(store, 1)
     generation = store.generation()
