@@ -26,7 +26,8 @@ STATUS: Dict[str, Any] = {
     "version": "0.1", "model": 'a"b\\c', "up_s": 12.5, "ready": True, "paused": False, "clock_trusted": True,
     "memory_mb": 250.1, "cameras": {"front": CAMERA}, "problems": {"broker_refused": "user ann at 192.168.1.2"},
     "broker": {"link": "refused", "detail": "192.168.1.2 says no to ann", "sent": 7, "denied": 0},
-    "outbox": 2, "outbox_dropped": 1, "words_waiting": 0, "words_lost": 0, "people": 3, "pid": 4711, "night_wanted": ["a"],
+    "outbox": 2, "outbox_dropped": 1, "words_waiting": 0, "words_lost": 0, "people": 3, "pid": 4711,
+    "night_wanted": ["1 new person"],
 }  # fmt: skip
 
 
