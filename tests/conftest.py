@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from edgecam.nn.registry import ModelRegistry
 
 ROOT = Path(__file__).resolve().parent.parent
-collect_ignore = ["system/rtsp_server.py"]
-"""A program for the system's Python, which has GStreamer's introspection."""
+collect_ignore = ["system/rtsp_server.py", "system/home_assistant_client.py"]
+"""Programs for another Python: the system's, which has GStreamer's introspection, and Home Assistant's own."""
 NEEDS = frozenset({"data", "models", "broker", "rtsp", "machine"})
 
 

@@ -252,7 +252,7 @@ def test_the_sandbox_refuses_what_a_unit_without_it_may_do(machine: Machine) -> 
     until(lambda: ":7777" in machine.sh("ss -ltn"), "something to connect to")
     units = {
         name: machine.sh(f"cd /etc/systemd/system; cat {name}.service {name}.service.d/*.conf")
-        for name in ("edgecam", "edgecam-presence", "edgecam-tune")
+        for name in ("edgecam", "edgecam-presence", "edgecam-tune", "edgecam-bridge")
     }
     control = "[Service]\nUser={}\nAmbientCapabilities=CAP_NET_RAW\n"
     everything = {
@@ -273,6 +273,10 @@ def test_the_sandbox_refuses_what_a_unit_without_it_may_do(machine: Machine) -> 
     assert may(probe(machine, "probe-camera", units["edgecam"])) == {"the house", "the state", "the key"}
     assert may(probe(machine, "probe-presence", units["edgecam-presence"])) == {"a packet socket"}
     assert may(probe(machine, "probe-tune", units["edgecam-tune"])) == {"a processor", "the state", "the key"}
+    bridge = units["edgecam-bridge"].replace("ConditionPathExists=", "#")
+    assert may(probe(machine, "probe-bridge", bridge)) == set()
+    opened = f"{bridge}\n[Service]\nIPAddressAllow=10.1.2.3\n"
+    assert may(probe(machine, "probe-bridge-opened", opened)) == {"the house"}
 
 
 def test_uninstall_leaves_what_it_says(machine: Machine) -> None:
