@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from typing import Callable
+from typing import Callable, Optional
 
 from edgecam.clock import Clock
 from edgecam.config import StoreConfig
@@ -21,6 +22,8 @@ _PURGE_EVERY_S = 600.0
 _BACKUP_EVERY_S = 86_400.0
 _BACKUP_RETRY_S = 3600.0
 _BACKUPS_KEPT = 14
+_JUMP_S, _SETTLED_S = 3600.0, 6 * 3600.0
+"""A clock that was set ahead by more than the first may have been set wrongly: nothing expires before the second."""
 _LATE_S = 900.0
 """A backup to a slow card takes minutes."""
 
@@ -54,7 +57,28 @@ class Keeper:
         self._problems, self._beats, self._recorder, self._on_turn = problems, beats, recorder, on_turn
         self._wake, self._stop = threading.Event(), threading.Event()
         self._purge_due_s = self._backup_due_s = 0.0
+        self._ahead_s: Optional[float] = None
+        self._settles_s = -math.inf
         self._thread = threading.Thread(target=self._run, name=_LOOP, daemon=True)
+
+    def settled(self) -> bool:
+        """Whether the wall clock is set, and was not set ahead within the last hours: only then anything expires."""
+        if not self._clock.wall_trusted():
+            return False
+        now_s = self._clock.monotonic_s()
+        ahead_s = self._clock.wall_s() - now_s
+        before_s, self._ahead_s = self._ahead_s, ahead_s
+        jump_s = 0.0 if before_s is None else ahead_s - before_s
+        if jump_s < -_JUMP_S:
+            self._settles_s = -math.inf  # that was wrong, and was mended
+        if jump_s > _JUMP_S:
+            self._settles_s, hours = now_s + _SETTLED_S, jump_s / 3600.0
+            told = f"set ahead by {hours:.0f} h: nothing expires for {_SETTLED_S / 3600.0:.0f} h, should that be wrong"
+            self._problems.begin(BOX, "clock_jumped", told)
+        if now_s < self._settles_s:
+            return False
+        self._problems.end(BOX, "clock_jumped")
+        return True
 
     def start(self) -> None:
         """Begin; the first purge comes at once."""
@@ -89,6 +113,7 @@ class Keeper:
     def _turn(self) -> None:
         self._on_turn()
         self._recorder.retry()
+        self.settled()
         now_s = self._clock.monotonic_s()
         if now_s >= self._purge_due_s:
             self._purge_due_s = now_s + _PURGE_EVERY_S
@@ -102,6 +127,8 @@ class Keeper:
             self._problems.begin(BOX, "clock_not_set", "nothing expires and events are marked until the clock is set")
             return
         self._problems.end(BOX, "clock_not_set")
+        if not self.settled():
+            return
         purged = self._store.purge(self._clock.wall_s(), trusted=True)
         if any(purged):
             _LOGGER.info("expired: %d pictures, %d visits, %d strangers", *purged)

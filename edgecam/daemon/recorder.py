@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from edgecam.alerts.message import Alert, moment
 from edgecam.alerts.policy import AlertPolicy
@@ -37,6 +37,8 @@ class _Job:
 
     write: Callable[[], None]
     what: str
+    visit: str = ""
+    """It is not written before what else of this visit waits: a visit that is over has had its last words."""
 
 
 class Recorder:
@@ -123,7 +125,7 @@ class Recorder:
                 self.stored += 1
                 self.tally.note(word)
 
-            self._do(_Job(write, f"decision {decision.id}"))
+            self._do(_Job(write, f"decision {decision.id}", decision.visit))
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """Put alerts into the outbox that belong to no decision (a ring)."""
@@ -135,7 +137,8 @@ class Recorder:
         wall_s = self._clock.wall_s()
         _LOGGER.info("visit %s at %s begins (camera %s)", visit.id, visit.place, camera)
         with self._lock:
-            self._do(_Job(lambda: self._store.open_visit(visit.id, visit.place, camera, wall_s), f"visit {visit.id}"))
+            write = lambda: self._store.open_visit(visit.id, visit.place, camera, wall_s)  # noqa: E731 - one expression
+            self._do(_Job(write, f"visit {visit.id}", visit.id))
         if self.presence is not None:
             self.presence.opened(visit.id)
 
@@ -145,7 +148,8 @@ class Recorder:
         _LOGGER.info("visit %s at %s is over: %d tracks", visit.id, visit.place, visit.tracks)
         summary = {"tracks": visit.tracks, "motion_s": round(visit.motion_s, 1), "faces": visit.faces_seen}
         with self._lock:
-            self._do(_Job(lambda: self._store.close_visit(visit.id, wall_s, summary), f"visit {visit.id}"))
+            write = lambda: self._store.close_visit(visit.id, wall_s, summary)  # noqa: E731 - one expression
+            self._do(_Job(write, f"visit {visit.id}", visit.id))
         if self.presence is not None:
             self.presence.closed(visit.id)
 
@@ -172,23 +176,25 @@ class Recorder:
         self._flush()
 
     def _flush(self) -> None:
-        """Write what waits, in order; one that fails does not hold up the others."""
+        """Write what waits, in order; one that fails holds up nothing but its own visit."""
         failed: Deque[_Job] = deque()
+        behind: Set[str] = set()
         trouble = ""
         wrote = False
         while self._waiting:
             job = self._waiting.popleft()
+            if job.visit in behind:
+                failed.append(job)
+                continue
             try:
                 job.write()
                 wrote = True
             except NotStoredError as err:
-                if failed:  # what it belongs to still waits
-                    failed.append(job)
-                else:
-                    _LOGGER.warning("%s is not stored: %s", job.what, err)
+                _LOGGER.warning("%s is not stored: %s", job.what, err)
             except StoreError as err:
                 trouble = str(err)
                 failed.append(job)
+                behind.add(job.visit)
         self._waiting = failed
         if trouble:
             self._problems.begin(BOX, "store_failing", f"{trouble}; kept in memory and tried again")

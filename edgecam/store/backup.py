@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from edgecam.store.db import Database, hand_over, translated
 from edgecam.store.keys import KeyPlace
 from edgecam.store.records import Restored
 from edgecam.store.rekey import Recovery, Rekey, unpack_recovery
-from edgecam.store.vault import Sealer, new_key, sync_folder
+from edgecam.store.vault import Sealer, make_folder, new_key, sync_folder
 
 BACKUP_NOTE = "The master key is not in the backup: keep a copy of it elsewhere, or the backup cannot be read."
 RECOVERY_NOTE = "It opens on any box with the recovery passphrase: whoever finds both reads it."
@@ -70,7 +71,7 @@ class Backups(Rekey):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock.wall_s()))
         path = folder / f"{_PREFIX}{stamp}-{self._new_id()[-6:]}{_SUFFIX}"
         with translated(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
         with self._writing(path) as part:
             self._db.copy_to(part)
             copy = Database(part, wal=False)
@@ -80,6 +81,13 @@ class Backups(Rekey):
                 copy.close()
         self.audit(caller(), "backup", path.name)
         return path
+
+    def clear_backups(self) -> None:
+        """Delete what a killed process has left of a copy that it was writing: nothing else would reach it any more."""
+        folder = self._config.backup_dir
+        for left in folder.glob(f"{_PREFIX}*{_SUFFIX}{_PART}*") if folder else ():
+            with contextlib.suppress(OSError):
+                left.unlink()
 
     def look(self, path: Path) -> Look:
         """Return what opens a backup.

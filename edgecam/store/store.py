@@ -25,7 +25,7 @@ from edgecam.store.keys import (
     load_master_key,
 )
 from edgecam.store.rekey import Recovery
-from edgecam.store.vault import Sealer, new_key, sync_folder
+from edgecam.store.vault import Sealer, make_folder, new_key, sync_folder
 from edgecam.store.versions import Versions
 
 DATABASE = "edgecam.db"
@@ -98,7 +98,8 @@ class Store(Versions):
         if new and read_only:
             raise StoreError(f"{path} does not exist yet: enrol somebody first (`edgecam enroll NAME PHOTO`)")
         if not read_only:
-            for left in state.glob("*.part*"):
+            KeyFile(state / f"{OWN_KEY}.tmp").erase()
+            for left in (*state.glob("*.part*"), *state.glob("*.tmp")):
                 left.unlink()
         master, place = load_master_key(state, create=new)
         if new:
@@ -113,6 +114,8 @@ class Store(Versions):
             store = cls(database, Sealer(master), config, clock, outbox_max)
             store.check_key(place.path)
             store.key_place = place
+            if not read_only:
+                store.clear_backups()
         except BaseException:
             database.close()
             raise
@@ -184,7 +187,7 @@ def destroy(state: Path, wait_s: float = 1.0) -> None:
 def _prepare_folder(state: Path, *, read_only: bool) -> None:
     try:
         if not read_only:
-            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(state)
         if not read_only and _is_ours_alone(state) and state.stat().st_mode & 0o077:
             state.chmod(0o700)
     except FileExistsError as err:

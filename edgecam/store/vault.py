@@ -5,6 +5,7 @@ The master key wraps a data key per person and per visit; a data key's row destr
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Tuple
@@ -80,6 +81,15 @@ def write_private(path: Path, data: bytes) -> None:
     except OSError as err:
         temporary.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {explain_os(err)}") from err
+
+
+def make_folder(folder: Path) -> None:
+    """Make a private folder and what is missing above it, on the disk when this returns; a no-op if it is there."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in reversed(missing):
+        with contextlib.suppress(PermissionError):  # one may write to a folder, and not open it
+            sync_folder(one.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from edgecam.daemon.health import BOX, Problems
 from edgecam.daemon.recorder import Recorder
 from edgecam.errors import StoreError
 from edgecam.pipeline.camera import Said
+from edgecam.pipeline.visits import Visit
 from edgecam.store import Store
 from edgecam.types import Liveness, Person, Phase, Tracklet, Verdict
 
@@ -126,3 +127,27 @@ def test_live_strangers_are_kept_as_features_where_wanted_until_somebody_new_is_
         assert store.stranger_features("base").tolist() == [[2.0, 4.0]]
         store.add_person("Nanny")
         assert not len(store.stranger_features("base"))
+
+
+def test_a_visit_is_not_over_before_its_last_word_is_stored(
+    store: Store, recorder: Recorder, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word is large, the end of the visit is small: on a nearly full disk one fits and the other does not."""
+    visit, other = Visit("door", "v1"), Visit("yard", "v2")
+    recorder.opened(visit, "front")
+    recorder.opened(other, "back")
+
+    def full(*_: object) -> bool:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "record", full)
+        recorder.say(Said(decision("d1", "v1"), crop()))
+        recorder.closed(visit)
+        recorder.closed(other)
+        assert recorder.waiting == 2
+        assert [one.id for one in store.interrupted_visits()] == ["v1"], "a kill now would be told of"
+    recorder.retry()
+    assert (recorder.waiting, problems.of(BOX)) == (0, {})
+    assert store.interrupted_visits() == []
+    assert store.visit("v1").latest[1].id == "d1"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from test_store_samples import crop, decision, embedding
 
+from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store import Store
 from edgecam.store.db import Database, Lock, migrations
@@ -194,6 +195,7 @@ NOBODY = """
 import os, sys
 sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
 from pathlib import Path
+from edgecam.config import StoreConfig
 from edgecam.errors import StoreError
 from edgecam.store import Store
 store = Store.open(Path(sys.argv[1])) if len(sys.argv) > 2 else None
@@ -452,3 +454,19 @@ def test_two_connections_do_not_deadlock(tmp_path: Path) -> None:
         copy = Database(tmp_path / "copy.db", wal=False)
         assert copy.rows("SELECT count(*) FROM people") == [(0,)]
         copy.close()
+
+
+def test_a_killed_backup_leaves_no_copy_behind(tmp_path: Path) -> None:
+    """What lies half written beside the backups would keep whoever is forgotten."""
+    config = StoreConfig(backup_dir=tmp_path / "backups")
+    with Store.open(tmp_path / "state", config) as store:
+        kept = store.backup()
+    (tmp_path / "backups/edgecam-1.db.part").write_bytes(b"x")
+    (tmp_path / "backups/edgecam-1.db.part-journal").write_bytes(b"x")
+    (tmp_path / "state/master.key.tmp").write_bytes(b"x" * 32)
+    (tmp_path / "state/health.json.tmp").write_bytes(b"x")
+    with Store.open(tmp_path / "state", config, read_only=True):
+        assert len(list((tmp_path / "backups").iterdir())) == 3, "who only looks deletes nothing"
+    Store.open(tmp_path / "state", config).close()
+    assert list((tmp_path / "backups").iterdir()) == [kept]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["edgecam.db", "lock", "master.key"]
