@@ -1,4 +1,4 @@
-"""Memory over a long recording: the real stages on a door scene again and again, as a process of its own.
+"""Memory, files and threads over a long recording: the real stages on a door scene again and again, as a process.
 
 `python -m edgecam.bench.soak --state DIR --film FILE --seconds N` prints a JSON object a sample.
 """
@@ -34,7 +34,7 @@ def memory(lab: Lab) -> Iterator[Row]:
 
     from edgecam.bench.scene import Scene, Visitor
 
-    seconds = lab.of_extent(120, 600, 3600)
+    seconds = lab.of_extent(120, 900, 3600)
     lab.tell(f"memory over {seconds / 60:g} minutes of footage at full speed")
     one, two = lab.faces(1)[0], lab.faces(4)[1]
     visitors = [Visitor(one.looks, 4.0, 7.0, 480), Visitor(two.looks, 17.0, 7.0, 480)]
@@ -63,6 +63,15 @@ def memory(lab: Lab) -> Iterator[Row]:
             "n": len(rows),
         },
     )
+    for name in ("files", "threads"):
+        counts = [int(row[name]) for row in rows]
+        yield Figure(
+            f"{name}_growth",
+            counts[-1] - counts[len(rows) // 4],
+            name,
+            0,
+            detail={"what": "open at the end less after a quarter", "last": counts[-1], "most": max(counts)},
+        )
 
 
 def slope_with_ci(x: Any, y: Any) -> Tuple[float, float, float]:
@@ -156,11 +165,17 @@ def main() -> int:
         if at_s - sampled_s >= _SAMPLE_S:
             sampled_s = at_s
             words.clear()
-            print(json.dumps({"footage_s": round(at_s, 1), "rss_mb": round(rss_mb(), 2), "visits": visits}), flush=True)
+            sample = {"footage_s": round(at_s, 1), "rss_mb": round(rss_mb(), 2), "visits": visits, **_held()}
+            print(json.dumps(sample), flush=True)
         if at_s >= args.seconds:
             break
     source.close()
     return 0
+
+
+def _held() -> Dict[str, int]:
+    """Return how many files and threads this process has."""
+    return {"files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
 
 
 def _step(name: str) -> None:

@@ -22,6 +22,10 @@ from edgecam.store.records import (
 )
 from edgecam.types import Decision, FaceCrop, Person, Role, Verdict
 
+PICTURES_A_DAY = 400
+"""So many pictures are written in 24 hours: some 100 kB each, twice, and memory cards wear out."""
+_DAY_H = 24.0
+
 _SELECT = "SELECT id, place, camera, opened_wall_s, closed_wall_s, ignored, summary FROM visits"
 
 
@@ -62,8 +66,8 @@ class Visits(Faces, Outbox):
         quality: float = 0.0,
         infrared: bool = False,
         yaw_deg: float = 0.0,
-    ) -> str:
-        """Keep a picture of a track under the visit's own key; return its id.
+    ) -> Optional[str]:
+        """Keep a picture of a track under the visit's own key; return its id, None if enough were written today.
 
         Raises:
             NotStoredError: there is no such visit.
@@ -71,6 +75,8 @@ class Visits(Faces, Outbox):
         data = pack_crop(crop)
         with self.transaction():
             self._want_visit(visit_id)
+            if not self._room_for_a_picture():
+                return None
             if self._db.rows("SELECT 1 FROM keys WHERE owner = ?", (visit_id,)):
                 key = self._key(visit_id)
             else:
@@ -91,6 +97,13 @@ class Visits(Faces, Outbox):
                 ),
             )
         return picture_id
+
+    def _room_for_a_picture(self) -> bool:
+        """Whether one more may be written, by what is kept of the last day; where less is kept, of that time."""
+        hours = _DAY_H if self._config.cluster_unknown else min(self._config.unknown_visitors_h, _DAY_H)
+        since_s = self._clock.wall_s() - hours * 3600.0
+        ((today,),) = self._db.rows("SELECT count(*) FROM pictures WHERE kept_from_s > ?", (since_s,))
+        return bool(today < PICTURES_A_DAY * hours / _DAY_H)
 
     def close_visit(self, visit_id: str, wall_s: float, summary: Optional[Mapping[str, Any]] = None) -> None:
         """Note that a visit ended, with a small JSON summary.

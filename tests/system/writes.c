@@ -4,7 +4,7 @@
      WRITES_ROOT     the folder; nothing happens to what lies elsewhere
      WRITES_JOURNAL  a file that gets a record for each step (see writes.py)
      WRITES_HEADS    with it the journal leaves the written bytes out
-     WRITES_KILL_AT  the step before which the process group is killed; a write is half done by then
+     WRITES_KILL_AT  the step before which the process dies, with its group if it leads one; a write is half done
      WRITES_REFUSE   a file that holds an errno: while it is not 0, every step fails with it
      WRITES_CLOCK    a file that holds seconds to be added to the wall clock
 */
@@ -110,7 +110,7 @@ static int last_step(void) {
 }
 
 static void die(void) {
-    kill(0, SIGKILL);
+    kill(getpgrp() == getpid() ? 0 : getpid(), SIGKILL);
     for (;;) pause();
 }
 

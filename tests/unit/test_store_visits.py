@@ -270,3 +270,19 @@ def test_many_expired_keys_leave_no_copy_behind(store: Store, watch: Watch) -> N
     found = all_bytes(store.path.parent)
     assert 0 < len(kept) < 30
     assert {visit for visit in wrapped if wrapped[visit][12:28] in found} == kept
+
+
+@pytest.mark.parametrize(("hours", "room"), [(24.0, 8), (72.0, 8), (6.0, 2)])
+def test_so_many_pictures_are_written_a_day_and_words_without_end(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch, hours: float, room: int
+) -> None:
+    monkeypatch.setattr("edgecam.store.visits.PICTURES_A_DAY", 8)
+    with Store.open(tmp_path / "busy", StoreConfig(unknown_visitors_h=hours), clock=watch) as store:
+        kept = []
+        for number in range(12):
+            assert store.record(decision(f"d{number}", f"v{number}"))
+            kept.append(store.add_visit_picture(f"v{number}", 1, crop(number, 8, 8)))
+        assert [bool(one) for one in kept] == [True] * room + [False] * (12 - room)
+        watch.sleep(min(hours, 24.0) * HOUR + 1.0)
+        store.record(decision("e", "w"))
+        assert store.add_visit_picture("w", 1, crop(0, 8, 8)) is not None
