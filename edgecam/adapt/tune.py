@@ -175,6 +175,7 @@ def _why_not(plan: Plan, kept: Kept, before: Record, memory: Record) -> str:
         (not plan.train, "no training was asked for"),
         (plan.config.embed.kind == "insightface", "the owner's own recogniser has no head that could be tuned"),
         (not kept.people, "nobody is enrolled"),
+        (not kept.tracks, "no face of the last days is kept yet"),
         (not teaching, "no face at the door was proven live and may teach (infrared ones: tune.infrared)"),
         (before.get("digest") == memory["digest"], "nothing is new since the last night"),
     )

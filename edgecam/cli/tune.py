@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import importlib.util
+import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,12 +121,12 @@ def _serving(state: Backend) -> str:
 
 @contextmanager
 def _alone(args: argparse.Namespace) -> Iterator[None]:
-    """Hold off a second night that would keep something.
+    """Hold off a second night that would train for keeps.
 
     Raises:
         StoreError: there is one.
     """
-    if args.dry_run:
+    if args.dry_run or args.proposals:
         yield
         return
     from edgecam.store.db import Lock
@@ -144,10 +145,16 @@ def _alone(args: argparse.Namespace) -> Iterator[None]:
 def _keep(args: argparse.Namespace, state: Backend) -> Keep:
     """Return where an unfinished training waits, sealed with a key of the box's."""
     from edgecam.adapt.apart import Keep
+    from edgecam.store.db import hand_over
     from edgecam.store.vault import Sealer
 
-    sealer = Sealer(base64.b64decode(state.one("night.key")["key"]))
-    return Keep(state_of(args) / "night", partial(sealer.seal, "night"), partial(sealer.open, "night"))
+    sealer, folder = Sealer(base64.b64decode(state.one("night.key")["key"])), state_of(args) / "night"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as err:
+        raise StoreError(f"{folder}: the training cannot be kept there ({err.strerror})") from err
+    hand_over(folder)  # root's night may be killed, and the service's goes on
+    return Keep(folder, partial(sealer.seal, "night"), partial(sealer.open, "night"))
 
 
 def _done(folder: Path) -> None:
@@ -237,6 +244,8 @@ def _want_plots(folder: Optional[Path]) -> None:
         raise ConfigError("--plots needs matplotlib: pip install matplotlib")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as err:
         raise ConfigError(f"{folder}: no plots can be written there ({err.strerror})") from err
 

@@ -34,6 +34,8 @@ def _list(args: argparse.Namespace) -> int:
     for row in rows:
         reasons = f"  {'; '.join(row['reasons'])}" if row["reasons"] else ""
         print(f"{row['version']:5} {_day(row)}  {row['state']:8} {_from(row)}{reasons}")
+        if row["fault"]:
+            print(f"      cannot be used, the one before serves: {row['fault']}")
     if not any(row["state"] == "active" for row in rows):
         print("the installed head is in service")
     return 0
@@ -48,8 +50,11 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     print(f"{row['version']}: {row['state']}, made {_day(row)} {_from(row)}")
     print(f"  encoder {row['base']}")
+    if row["fault"]:
+        print(f"  cannot be used, the one before serves: {row['fault']}")
     if not row["record"]:
-        print("  it learnt from somebody who was forgotten since: its head and its report are erased")
+        ended = "it learnt from somebody who was forgotten since: its head and its report are erased"
+        print(f"  {ended if row['state'] == 'ended' else 'its record is damaged: nothing more is known of it'}")
         return 0
     print(f"  learnt from {', '.join(names.get(one, one) for one in row['people']) or 'nobody'}")
     for reason in row["reasons"]:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 def _list(call: Call) -> Iterator[Record]:
     for version in call.store.versions():
-        yield _record(version)
+        yield {**_record(version), "fault": call.store.fault(version) if version.state == "active" else ""}
 
 
 def _show(call: Call) -> Iterator[Record]:
     version = call.store.version(call.text("version"))
     yield {
         **_record(version),
+        "fault": call.store.fault(version) if version.state == "active" else "",
         "record": dict(version.record),
         "signature": version.signature,
         "public_key": call.store.public_key,

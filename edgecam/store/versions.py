@@ -155,6 +155,14 @@ class Versions(Tracklets):
             one = next((older for older in self.versions() if older.name == one.parent), None)
         return None
 
+    def fault(self, version: Version) -> str:
+        """Return why a version's heads cannot be used; empty if they can."""
+        try:
+            self._heads(version)
+        except DamagedError as err:
+            return str(err)
+        return ""
+
     def roll_back(self, name: Optional[str] = None) -> Optional[Version]:
         """Put an earlier head back into service; return it, None for the installed one.
 
@@ -250,6 +258,8 @@ class Versions(Tracklets):
             self._signing_key().public_key().verify(bytes.fromhex(version.signature), _canonical(version.record))
         except (InvalidSignature, ValueError) as err:
             raise DamagedError("its record is damaged or altered") from err
+        if (version.record["id"], version.record["base"]) != (version.id, version.base):
+            raise DamagedError("its record is another version's")
 
     # What checking, expiring and erasing mean for them.
 

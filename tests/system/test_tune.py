@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_without_pytorch_it_proposes_and_says_what_is_missing(small: Built, tmp_
     assert "no training: PyTorch is not installed, which the night's training needs" in done.stderr
     assert told(done, "summary")[0]["proposals"] > small.house.tracks / 2
     assert versions(folder) == []
+
+
+def test_what_cannot_be_is_said_before_the_work(small: Built, tmp_path: Path) -> None:
+    folder = small.copy(tmp_path)
+    done = subprocess.run(
+        command(folder, "tune", "--plots", "/sys"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("edgecam: /sys: no plots can be written there")
+    with sqlite3.connect(folder / "s/edgecam.db") as database:
+        database.execute("DELETE FROM tracklets")
+    assert "no training: no face of the last days is kept yet" in run(folder, "tune").stderr
+    assert not (folder / "s/night").exists()
 
 
 @pytest.mark.slow

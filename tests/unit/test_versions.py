@@ -117,6 +117,22 @@ def test_an_altered_version_gives_way_to_the_one_before(
     assert why in caplog.text
 
 
+def test_what_is_in_service_and_cannot_be_used_is_told(store: Store) -> None:
+    promote(store, 1)
+    assert [row["fault"] for row in execute(store, {"op": "versions.list"})] == [""]
+    store._db.run("UPDATE heads SET data = substr(data, 2)")
+    for op in ({"op": "versions.list"}, {"op": "versions.show", "version": "v1"}):
+        assert [row["fault"] for row in execute(store, op)] == ["its facenet_head is damaged or altered"]
+
+
+def test_a_version_given_to_another_encoder_is_none(store: Store) -> None:
+    promote(store, 1)
+    store._db.run("UPDATE versions SET base = 'other'")
+    assert serving(store, "other") is None
+    with pytest.raises(NotStoredError, match="v1 cannot be used: its record is another version's"):
+        store.roll_back("v1")
+
+
 def test_a_record_moved_or_signed_by_another_box_is_no_version(store: Store, tmp_path: Path) -> None:
     promote(store, 1)
     version = store.version("v1")
