@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PREFIX ?= /opt/edgecam
 DESTDIR ?=
+BOARD ?=
 # A folder searched for model files before any download; none is needed.
 MODELS_MIRROR ?= $(wildcard ../shared/models)
 # `make test ARGS="-k vault"`
@@ -21,7 +22,7 @@ INSTALLED := $(VENV)/.edgecam-installed
 MODELS := $(VENV)/.edgecam-models
 TRAIN := $(VENV)/.edgecam-train
 
-.PHONY: help setup train models demo test coverage check slow bench clean install uninstall insightface system-deps test39 constraints sbom deb
+.PHONY: help setup train models demo test coverage check slow bench clean install uninstall insightface system-deps test39 constraints sbom deb bundle arm64
 
 help:
 	@echo "make setup      virtual environment, system packages (as root), models"
@@ -35,6 +36,8 @@ help:
 	@echo "make insightface   the optional recogniser, without its own onnxruntime and cv2"
 	@echo "make install / uninstall   as root: $(PREFIX), user and service edgecam (DESTDIR for a trial)"
 	@echo "make deb        a Debian package for this release, in build/"
+	@echo "make bundle BOARD=jp46   all of it in a folder, to install from without a network (jp5, jp6, arm64, x86_64)"
+	@echo "make arm64      the program on an emulated ARM processor, with a TX2's versions"
 	@echo "make sbom       what is installed, with licences: build/sbom.cdx.json, docs/licences.md"
 	@echo "make clean      caches and build output (the environment: rm -r $(VENV))"
 
@@ -121,6 +124,12 @@ install:
 
 deb:
 	@deploy/deb
+
+bundle: $(INSTALLED)
+	@BOARD='$(BOARD)' MODELS_MIRROR='$(MODELS_MIRROR)' deploy/bundle $(BIN)
+
+arm64: setup
+	@deploy/arm64 $(BIN)
 
 uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' deploy/uninstall

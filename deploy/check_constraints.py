@@ -3,6 +3,7 @@
     check_constraints.py             what needs no network: all pinned, once, and within pyproject.toml's bounds
     check_constraints.py --resolve   also by pip's own resolver, for the platform and glibc of each board
     check_constraints.py --write     resolve anew from pyproject.toml's bounds and write the files
+    check_constraints.py --download FOLDER TARGET   fetch the board's wheels, and pip's
 
 pip's `--python-version` and `--platform` choose wheels, but pip evaluates environment markers for the Python it runs
 on (so `tomli; python_version < "3.11"` would be left out for a 3.9 board). Here pip runs with those of the board.
@@ -16,7 +17,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
@@ -125,6 +126,19 @@ TARGETS = (
         ),
     ),
     Target(
+        name="jp5-aarch64-py39",
+        what="Jetson Xavier and Orin, JetPack 5",
+        python="3.9",
+        machine="aarch64",
+        glibc=(2, 31),
+        extras=("cpu", "dlib", "presence", "train"),
+        bounds=("numpy<2", "pydantic==2.13.*"),
+        note=(
+            "For the CPU alone: NVIDIA built onnxruntime for JetPack 5 for Python 3.8 only, which is below our floor.",
+            "numpy < 2: as on JetPack 4.6, whose versions are those that the unit tests run with.",
+        ),
+    ),
+    Target(
         name="jp6-aarch64-py310",
         what="Jetson Orin, JetPack 6",
         python="3.10",
@@ -137,6 +151,16 @@ TARGETS = (
             *_NVIDIA,
             "NVIDIA: onnxruntime-gpu 1.23.0 cp310 aarch64 (JetPack 6); url: OWNER FILLS IN; sha256: OWNER FILLS IN",
         ),
+    ),
+    Target(
+        name="arm64-py311",
+        what="any 64-bit ARM machine with Debian 12 (a Raspberry Pi 4 or 5)",
+        python="3.11",
+        machine="aarch64",
+        glibc=(2, 36),
+        extras=("cpu", "dlib", "presence", "train"),
+        bounds=("numpy==2.0.2", "pydantic==2.13.*", "torch==2.5.1"),
+        note=("torch 2.5.1: as on JetPack 6, the newest for aarch64 without libraries of a server's GPU.",),
     ),
 )
 
@@ -190,32 +214,52 @@ def check_static(target: Target) -> List[str]:
     return wrong
 
 
+def pip_for(target: Target, *args: str) -> str:
+    """Let pip do something as if it ran on a board; return what it printed.
+
+    Raises:
+        RuntimeError: pip failed; its last lines say why.
+    """
+    options = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--implementation", "cp"]
+    options += ["--python-version", target.python]
+    for platform in target.platforms:
+        options += ["--platform", platform]
+    command = [sys.executable, "-c", _PIP_FOR, json.dumps(target.environment), *args, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if not line.startswith(("WARNING", "[notice]"))]
+        raise RuntimeError("\n    ".join(errors[-8:]) or f"pip exited {done.returncode}")
+    return done.stdout
+
+
 def pip_report(target: Target, *args: str) -> Mapping[str, Any]:
     """Let pip resolve for a board and return its report.
 
     Raises:
         RuntimeError: pip found no solution; its last lines say why.
     """
-    options = ["install", "--quiet", "--disable-pip-version-check", "--dry-run", "--ignore-installed", "--report", "-"]
     # Older pips want a --target; nothing is written to it in a dry run.
-    options += [
-        "--target",
-        "build/nowhere",
-        "--only-binary=:all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        target.python,
-    ]
-    for platform in target.platforms:
-        options += ["--platform", platform]
-    command = [sys.executable, "-c", _PIP_FOR, json.dumps(target.environment), *options, *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if not line.startswith(("WARNING", "[notice]"))]
-        raise RuntimeError("\n    ".join(errors[-8:]) or f"pip exited {done.returncode}")
-    report: Mapping[str, Any] = json.loads(done.stdout)
+    dry = ("--dry-run", "--ignore-installed", "--report", "-", "--target", "build/nowhere")
+    report: Mapping[str, Any] = json.loads(pip_for(target, "install", *dry, *args))
     return report
+
+
+def download(target: Target, folder: Path, extras: str, only: str) -> int:
+    """Fetch the wheels of a board, pip's among them; return how many there are.
+
+    Args:
+        target: the board.
+        folder: where to.
+        extras: of pyproject.toml, with commas.
+        only: this requirement instead, without what it needs; empty for all.
+
+    Raises:
+        RuntimeError: pip found no solution; its last lines say why.
+    """
+    chosen = replace(target, extras=tuple(filter(None, extras.split(","))))
+    asked = ["--no-deps", only] if only else ["pip", *map(_plain, wanted(chosen))]
+    pip_for(target, "download", "--dest", str(folder), "--constraint", str(target.path), *asked)
+    return len(list(folder.glob("*.whl")))
 
 
 def misfits(target: Target, report: Mapping[str, Any]) -> Iterator[str]:
@@ -284,10 +328,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--resolve", action="store_true", help="also ask pip's resolver (network)")
     parser.add_argument("--write", action="store_true", help="resolve anew and write the files (network)")
+    parser.add_argument("--download", type=Path, metavar="FOLDER", help="fetch the wheels of one board (network)")
+    parser.add_argument("--extras", default="cpu", help="whose wheels are fetched, default: cpu")
+    parser.add_argument("--only", default="", metavar="NAME==VERSION", help="fetch this alone")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: {' '.join(t.name for t in TARGETS)}")
     args = parser.parse_args()
     if unknown := set(args.targets) - {t.name for t in TARGETS}:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
+
+    if args.download:
+        chosen = [target for target in TARGETS if target.name in args.targets]
+        if len(chosen) != 1:
+            parser.error("--download wants one target")
+        try:
+            wheels = download(chosen[0], args.download, args.extras, args.only)
+        except RuntimeError as err:
+            print(f"{chosen[0].name}: pip: {err}", file=sys.stderr)
+            return 1
+        print(f"{chosen[0].name}: {wheels} wheels")
+        return 0
 
     wrong: List[str] = []
     for target in TARGETS:

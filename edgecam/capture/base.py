@@ -62,7 +62,7 @@ class FrameSource(Protocol):
 
 
 _NETWORK = re.compile(r"(?i)(rtsp|rtsps|http|https)://.")
-_DEVICE = re.compile(r"/dev/video\d+")
+_DEVICE = re.compile(r"/dev/(video\d+|v4l/.+)")
 _SCHEME = re.compile(r"(?i)([a-z][a-z0-9+.-]+)://")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Callable, Iterator, Optional
 
 import cv2
@@ -23,7 +24,7 @@ def _open_v4l2(path: str) -> Any:
 
 
 class DeviceSource:
-    """A camera at /dev/videoN.
+    """A camera at /dev/videoN, or at a name below /dev/v4l that stays when another camera is plugged in.
 
     Args:
         config: url (the device), size and rate to ask for, rotation, flip, zones.
@@ -56,7 +57,7 @@ class DeviceSource:
             SourceError: no such device, no right to it, or it is no camera.
         """
         self.close()
-        device = self._opener(self._config.url)
+        device = self._opener(os.path.realpath(self._config.url))
         if not device.isOpened():
             device.release()
             raise SourceError(f"{self._config.url}: cannot be opened; check the cable and the group `video`")

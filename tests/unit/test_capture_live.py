@@ -287,6 +287,23 @@ def test_a_usb_camera() -> None:
     assert device.released
 
 
+def test_a_usb_camera_by_the_port_it_is_plugged_into(tmp_path: Path) -> None:
+    assert isinstance(camera("/dev/v4l/by-path/usb-1.2-video-index0"), DeviceSource)
+    port = tmp_path / "usb-1.2-video-index0"
+    opened: List[str] = []
+
+    def opener(path: str) -> FakeDevice:
+        opened.append(path)
+        return FakeDevice([])
+
+    source = DeviceSource(CameraConfig(url=str(port)), "front", SystemClock(), opener)
+    for device in ("video0", "video1"):  # plugged in again, it is another one
+        port.unlink(missing_ok=True)
+        port.symlink_to(device)
+        source.open()
+    assert opened == [str(tmp_path / "video0"), str(tmp_path / "video1")]
+
+
 @pytest.mark.parametrize("image", [None, np.zeros((0, 0, 3), np.uint8), np.zeros((4, 4), np.uint8)])
 def test_a_usb_camera_s_empty_picture_is_a_fault(image: Any) -> None:
     source = usb(FakeDevice([image]))

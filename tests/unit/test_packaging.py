@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Set
 
@@ -27,7 +29,8 @@ PROJECT: Dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 UNIT = ROOT / "systemd/edgecam.service"
 
 sys.path.insert(0, str(ROOT / "deploy"))
-import check_constraints  # noqa: E402  (a script beside the constraints, not a module of the package)
+import check_constraints  # noqa: E402  (scripts beside the constraints, not modules of the package)
+import check_glibc  # noqa: E402
 
 # Where the name to import is not the name to install.
 DISTRIBUTION = {
@@ -214,8 +217,39 @@ def test_a_wheel_too_new_for_the_board_is_found(file: str, fits: bool) -> None:
 def test_no_address_or_hash_of_nvidia_is_invented() -> None:
     for path in sorted((ROOT / "deploy/constraints").glob("jp*.txt")):
         text = path.read_text(encoding="utf-8")
-        assert "url: OWNER FILLS IN; sha256: OWNER FILLS IN" in text
+        assert ("url: OWNER FILLS IN; sha256: OWNER FILLS IN" in text) is (path.name != "jp5-aarch64-py39.txt")
         assert "://" not in text
+
+
+@pytest.mark.parametrize(
+    ("machine", "glibc", "file"),
+    [
+        ("x86_64-py311", "2.36", "x86_64-py311.txt"),
+        ("aarch64-py39", "2.27", "jp46-aarch64-py39.txt"),
+        ("aarch64-py39", "2.31", "jp5-aarch64-py39.txt"),
+        ("aarch64-py310", "2.35", "jp6-aarch64-py310.txt"),
+        ("aarch64-py311", "2.36", "arm64-py311.txt"),
+        ("aarch64-py313", "2.41", "any.txt"),
+    ],
+)
+def test_each_board_finds_its_constraints(tmp_path: Path, machine: str, glibc: str, file: str) -> None:
+    for name, said in (("python", machine), ("getconf", f"glibc {glibc}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {said}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = run(ROOT / "deploy/constraints-for", tmp_path / "python", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert Path(done.stdout.strip()).name == file
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed (binutils)")
+def test_a_wheel_that_asks_for_more_than_the_board_has_is_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a-1.0-cp39-cp39-manylinux_2_27_aarch64.whl", "w") as wheel:
+        wheel.write("/bin/sh", "a/shell.so")
+    needed = max(version for library, version in check_glibc.needs(Path("/bin/sh")) if library == "GLIBC")
+    for name, glibc in (("jp46-aarch64-py39", (2, 27)), ("arm64-py311", (2, 36))):
+        done = run(sys.executable, ROOT / "deploy/check_glibc.py", tmp_path, name)
+        assert done.returncode == (1 if needed > glibc else 0), done.stdout
+        assert ("a/shell.so asks for GLIBC_2." in done.stderr) is (needed > glibc)
+    assert run(sys.executable, ROOT / "deploy/check_glibc.py", tmp_path / "none", "arm64-py311").returncode == 1
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------
@@ -275,6 +309,24 @@ def test_a_unit_that_promises_less_is_found(tmp_path: Path, line: str) -> None:
     assert "edgecam.service: exposure above the ceiling" in done.stderr
 
 
+# --- udev -------------------------------------------------------------------------------------------------------------
+
+RULE = re.compile(r'(?:(?:SUBSYSTEM|KERNEL|NAME)==|(?:GROUP|MODE|ENV\{NM_UNMANAGED\})=)"[^"]+"')
+
+
+def test_udev_rules_choose_before_they_change_anything() -> None:
+    (path,) = (ROOT / "deploy/udev").iterdir()
+    rules = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert rules
+    for rule in rules:
+        parts = rule.split(", ")
+        assert all(RULE.fullmatch(part) for part in parts), rule
+        chosen = ["==" in part for part in parts]
+        assert chosen == sorted(chosen, reverse=True), rule
+        # Never every device of a kind: a network that somebody uses would lose its manager.
+        assert sum(chosen) >= 2, rule
+
+
 # --- examples, scripts ------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +365,28 @@ def test_install_refuses_a_wheel_that_is_not_the_owners(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
     assert not (tmp_path / "root").exists()
+
+
+def test_install_refuses_wheels_without_edgecam_among_them(tmp_path: Path) -> None:
+    done = run(ROOT / "deploy/install", DESTDIR=str(tmp_path / "root"), WHEELS=str(tmp_path))
+    assert done.returncode == 1
+    assert "no edgecam among the wheels" in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_bundle_is_for_a_board_and_for_the_wheel_that_is_trusted(tmp_path: Path) -> None:
+    for board in ("", "jp", "toaster"):
+        done = run(ROOT / "deploy/bundle", tmp_path, BOARD=board)
+        assert done.returncode == 1
+        assert "BOARD= is one of: arm64 jp46 jp5 jp6 x86_64" in done.stderr
+    wheel = tmp_path / "onnxruntime_gpu-1.11.0-cp39-cp39-linux_aarch64.whl"
+    wheel.write_bytes(b"not what was trusted")
+    given = {"ORT_WHEEL": str(wheel), "BOARD": "jp46"}
+    assert "needs ORT_SHA256" in run(ROOT / "deploy/bundle", tmp_path, **given).stderr
+    done = run(ROOT / "deploy/bundle", tmp_path, ORT_SHA256="0" * 64, **given)
+    assert done.returncode == 1
+    assert "is not the file of ORT_SHA256" in done.stderr
+    assert "not for x86_64" in run(ROOT / "deploy/bundle", tmp_path, **{**given, "BOARD": "x86_64"}).stderr
 
 
 def test_install_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
