@@ -33,7 +33,7 @@ class CameraConfig(Section):
     """One camera, `[cameras.ID]`."""
 
     url: str
-    """rtsp://, rtsps://, http(s):// (MJPEG), a file, a folder, /dev/videoN, /dev/v4l/..., csi://, csi://N, or gst:PIPELINE."""
+    """rtsp://, rtsps://, http(s):// (MJPEG), a path, /dev/videoN, /dev/v4l/..., csi://, csi://N, or gst:PIPELINE."""
     place: Slug = "door"
     """Cameras of one place share their visits."""
     rotate_deg: Literal[0, 90, 180, 270] = 0
