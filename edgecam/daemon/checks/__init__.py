@@ -17,6 +17,7 @@ from edgecam.daemon.checks import (
     config,
     daemon,
     disk,
+    egress,
     home_assistant,
     key,
     liveness,
@@ -49,6 +50,7 @@ CHECKS: Tuple[Tuple[str, Check], ...] = (
     ("night", night.check),
     ("clock", clock.check),
     ("board", board.check),
+    ("egress", egress.check),
     ("service", service.check),
 )
 """In the order in which they are told."""
