@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "init", "models", "enroll", "people", "identify", "replay", "run", "pause", "visits", "withdraw",
     "devices", "presence", "calibrate", "doctor", "status", "backup", "eval", "bench", "pad_selftest", "tune", "review",
-    "versions", "key",
+    "versions", "key", "audit",
 )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def _reset(args: argparse.Namespace) -> int:
         if args.json:
             emit(answer)
         else:
-            print(f"erased: {answer['visits']} visits")
+            print(f"erased: {answer['visits']} visits, also from the backups in store.backup_dir")
         return 0
     if control.running(talk.socket_path(state)):
         raise StoreError("the daemon is running: stop it first (`systemctl stop edgecam`)")
@@ -159,5 +159,6 @@ def _reset(args: argparse.Namespace) -> int:
     if args.json:
         emit({"erased": str(state)})
     else:
-        print("erased, with the key; backups cannot be read any more unless you kept a copy of the key")
+        print("erased, with the key; backups open only with a copy of the key that you kept, or their passphrase")
+        note("left: the configuration with the passwords of cameras and broker; to sell the box, delete it too")
     return 0

@@ -64,10 +64,10 @@ def _init(args: argparse.Namespace) -> int:
     note(f"configuration: {path}")
     config = load_config(path)
     from edgecam.store import Store
-    from edgecam.store.vault import key_path
 
-    with Store.open(state, config.store):
-        note(f"state: {state}; key: keep a copy of {key_path(state)[0]} elsewhere")
+    with Store.open(state, config.store) as store:
+        note(f"state: {state}; key: keep a copy of {store.key_place.path} elsewhere, or let a passphrase open backups:")
+        note("  edgecam backup DIR --passphrase")
     broken = 0 if args.no_pull else _pull(args)
     broken += _test(state, path, args)
     if args.json:

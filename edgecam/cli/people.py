@@ -6,6 +6,7 @@ import argparse
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Dict
 
 from edgecam.cli.common import add_common, backend, emit, note
 
@@ -56,16 +57,28 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     with backend(args) as store:
         person = store.one("people.show", who=args.who)
+        devices = store.call("devices.list", who=person["id"])
     if args.json:
-        emit(person)
+        emit({**person, "devices": devices})
         return 0
     print(f"{person['name']} ({person['role']}), id {person['id']}")
+    print(f"  agreed: {_agreed(person['consent'])}")
+    for device in devices:
+        print(f"  {device['kind']} {device['address']}, agreed: {_agreed(device['consent'])}")
     for face in person["items"]:
         light = "infrared" if face["infrared"] else "day"
         print(
             f"  {face['id']}  {face['source']:32}  quality {face['quality']:.2f}  {face['yaw_deg']:+4.0f} deg  {light}"
         )
     return 0
+
+
+def _agreed(consent: Dict[str, Any]) -> str:
+    """Return what somebody agreed to, in one line."""
+    given = {**consent}
+    when = given.pop("given_wall_s", None)
+    day = [str(datetime.fromtimestamp(when).astimezone().date())] if isinstance(when, (int, float)) else []
+    return ", ".join([*day, *(f"{key}: {value}" for key, value in given.items())]) or "nothing is noted"
 
 
 def _change(args: argparse.Namespace) -> int:

@@ -24,9 +24,10 @@ _MAX_UPLOADS = 4
 _STALE_S = 60.0
 
 _PATIENCE_S = 60.0
-_LONG = frozenset(
-    {"backup", "restore", "purge", "check", "people.forget", "people.merge", "people.export", "faces.add"}
-)
+_LONG = frozenset({
+    "backup", "restore", "purge", "check", "people.forget", "people.merge", "people.export", "faces.add",
+    "faces.remove", "devices.remove", "visits.erase",
+})  # fmt: skip
 _LONG_PATIENCE_S = 900.0
 """They rewrite or read whole files."""
 

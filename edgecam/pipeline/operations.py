@@ -6,7 +6,6 @@ passes through a socket line by line. Arrays travel as base64 of little-endian f
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -37,9 +36,6 @@ from edgecam.types import Decision, Person, Role, Verdict
 Request = Mapping[str, Any]
 
 _IDS_A_LINE = 1000
-_EVERYTHING_S = 20 * 366 * 86_400.0
-"""Longer than anything may be kept."""
-
 PAUSE_KEY = "pause"
 """Setting: `{"until_wall_s": seconds since 1970, or null for no end}`; absent: not paused."""
 
@@ -125,7 +121,7 @@ def execute(store: Store, request: Request, actor: str = "", clock: Optional[Clo
 
 def changes_people(op: str) -> bool:
     """Whether an operation may change whom the box knows, or by which head (the identifier must be rebuilt)."""
-    named = ("visits.name", "visitors.name", "restore", "settings.put")
+    named = ("visits.name", "visits.erase", "visitors.name", "restore", "settings.put")
     return op.startswith(("people.", "faces.", "versions.")) or op in named
 
 
@@ -213,8 +209,9 @@ def _faces_put_vectors(call: Call) -> Iterator[Record]:
 
 
 def _faces_remove(call: Call) -> Iterator[Record]:
-    for face_id in call.list("face_ids"):
-        call.store.remove_face(str(face_id))
+    face_ids = [str(face_id) for face_id in call.list("face_ids")]
+    call.store.remove_faces(face_ids)
+    for face_id in face_ids:
         yield {"face_id": face_id}
 
 
@@ -306,12 +303,8 @@ def _visits_ignore(call: Call) -> Iterator[Record]:
 
 
 def _visits_erase(call: Call) -> Iterator[Record]:
-    """Erase all visits with their pictures, and the features of strangers; people stay."""
-    now_s = call.clock.wall_s()
-    call.store.purge(now_s, trusted=True)  # what was stored before the clock was set counts from now
-    gone = call.store.purge(now_s + _EVERYTHING_S, trusted=True)
-    call.store.audit(call.actor or f"uid:{os.getuid()}", "delete", "visits")
-    yield dict(gone._asdict())
+    """Erase all visits and what was learnt from them, also in the configured backups; people stay."""
+    yield {"visits": call.store.erase_history(call.actor or None)}
 
 
 def _backup(call: Call) -> Iterator[Record]:

@@ -10,11 +10,12 @@ import sqlite3
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, List, Literal, Mapping, NamedTuple, Optional
+from typing import Any, Iterator, List, Literal, Mapping, NamedTuple, Optional, Sequence
 
 from edgecam.errors import ConfigError, KeyMissingError, StoreError
 from edgecam.store.base import caller
 from edgecam.store.db import Database, hand_over, translated
+from edgecam.store.erase import HISTORY, OF_THE_BOX
 from edgecam.store.keys import KeyPlace
 from edgecam.store.records import Restored
 from edgecam.store.rekey import Recovery, Rekey, unpack_recovery
@@ -23,9 +24,19 @@ from edgecam.store.vault import Sealer, make_folder, new_key, sync_folder
 BACKUP_NOTE = "The master key is not in the backup: keep a copy of it elsewhere, or the backup cannot be read."
 RECOVERY_NOTE = "It opens on any box with the recovery passphrase: whoever finds both reads it."
 
+_OF_THE_BOX = "('" + "', '".join(OF_THE_BOX) + "')"
 _PREFIX = "edgecam-"
 _SUFFIX = ".db"
 _PART = ".part"
+
+
+class Grave(NamedTuple):
+    """What a tombstone says."""
+
+    id: str
+    heir: Optional[str]
+    """With whom it was made one; None: it was deleted."""
+    wall_s: float
 
 
 class Look(NamedTuple):
@@ -127,7 +138,9 @@ class Backups(Rekey):
                 if found := copy.problems():
                     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                     raise StoreError(f"{path} is damaged ({found[0]}{more}): take another backup")
-                self._bury(copy, merged=mode == "merge")
+                copy._heed(self._graves(), merged=mode == "merge")
+                if mode == "merge":
+                    self._heed(copy._graves(), merged=False)
                 restored = self._replace(copy) if mode == "replace" else self._merge(copy)
         finally:
             part.unlink(missing_ok=True)
@@ -206,15 +219,14 @@ class Backups(Rekey):
                 failed.append(f"{path.name} ({err})")
         if failed:
             raise StoreError(
-                f"a forgotten person may still be in {self._config.backup_dir}: delete what cannot be rewritten: "
+                f"what was erased may still be in {self._config.backup_dir}: delete what cannot be rewritten: "
                 + "; ".join(failed)
             )
         self._db.run_many("UPDATE tombstones SET scrubbed = 1 WHERE id = ?", [(dead,) for dead in gone])
 
     def _scrub(self, path: Path, gone: List[str]) -> None:
         with self._writing(path) as part, self._opened_copy(path, part) as copy:
-            with copy.transaction():
-                copy._erase(gone)
+            copy._heed([grave for grave in self._graves() if grave.id in gone], merged=False)
             copy._db.shrink(full=True)
 
     @contextmanager
@@ -259,18 +271,40 @@ class Backups(Rekey):
         finally:
             part.unlink(missing_ok=True)
 
-    def _bury(self, copy: Backups, *, merged: bool) -> None:
-        """Delete from a copy what was deleted here since."""
-        with copy.transaction():
-            buried = self._db.rows("SELECT id, merged_into FROM tombstones")
-            gone = [dead for dead, heir in buried if heir is None]
-            copy._erase(gone)
-            copy._db.run_many("DELETE FROM faces WHERE id = ?", [(dead,) for dead in gone])
-            for dead, heir in buried:
-                if heir is not None and merged:
-                    copy._rewrite_decisions({dead}, heir)
-                    copy._db.run("DELETE FROM people WHERE id = ?", (dead,))
-                    copy._destroy_keys([dead])
+    def _graves(self) -> List[Grave]:
+        return [Grave(*row) for row in self._db.rows("SELECT id, merged_into, wall_s FROM tombstones")]
+
+    def _heed(self, graves: Sequence[Grave], *, merged: bool) -> None:
+        """Delete here what was deleted elsewhere.
+
+        Args:
+            graves: what has tombstones there.
+            merged: also make those one who are one there.
+        """
+        run = self._db.run
+        heeded = {grave[:2]: grave.wall_s for grave in self._graves()}
+        until_s = heeded.pop((HISTORY, None), 0.0)
+        graves = [
+            grave for grave in graves if grave[:2] not in heeded and (grave.id, grave.wall_s) != (HISTORY, until_s)
+        ]
+        with self.transaction():
+            for grave in graves:
+                if grave.id == HISTORY and grave.wall_s > until_s:
+                    self._drop_history(grave.wall_s)
+                    run("INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)", (HISTORY, grave.wall_s))
+                elif merged and grave.heir is not None:
+                    self._rewrite_decisions({grave.id}, grave.heir)
+                    run(
+                        "UPDATE labels SET person_id = ?1 WHERE person_id = ?2 AND EXISTS "
+                        "(SELECT 1 FROM people WHERE id = ?1)",
+                        (grave.heir, grave.id),
+                    )
+                    run("DELETE FROM people WHERE id = ?", (grave.id,))
+                    self._destroy_keys([grave.id])
+            self._erase([grave.id for grave in graves if grave.heir is None])
+            # Who was a stranger then may be somebody who was forgotten since.
+            if graves:
+                run("DELETE FROM strangers WHERE kept_from_s <= ?", (max(grave.wall_s for grave in graves),))
 
     @contextmanager
     def _attached(self, copy: Backups) -> Iterator[None]:
@@ -291,6 +325,8 @@ class Backups(Rekey):
             )
             run("DELETE FROM old.meta WHERE key IN ('recovery', 'bridge')")
             run("INSERT INTO old.meta SELECT * FROM main.meta WHERE key IN ('recovery', 'bridge')")
+            run(f"DELETE FROM old.settings WHERE key IN {_OF_THE_BOX}")  # noqa: S608 - constants
+            run(f"INSERT INTO old.settings SELECT * FROM main.settings WHERE key IN {_OF_THE_BOX}")  # noqa: S608 - constants
             run("DELETE FROM old.outbox")
             run("INSERT INTO old.outbox SELECT * FROM main.outbox")
             run(
@@ -326,8 +362,10 @@ class Backups(Rekey):
                 "WHERE visit = ? ORDER BY seq",
                 [(visit,) for visit in visits],
             )
-            for table in ("settings", "strangers", "tombstones", "audit"):
-                run(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM old.{table}")  # noqa: S608 - constants
+            run(f"INSERT OR IGNORE INTO main.settings SELECT * FROM old.settings WHERE key NOT IN {_OF_THE_BOX}")  # noqa: S608 - constants
+            alive = "SELECT id FROM main.people"
+            run(f"INSERT OR IGNORE INTO main.tombstones SELECT * FROM old.tombstones WHERE id NOT IN ({alive})")  # noqa: S608 - constants
+            run("INSERT OR IGNORE INTO main.audit SELECT * FROM old.audit")
             self._bump()
         return Restored(len(people), len(faces), len(visits), mended)
 

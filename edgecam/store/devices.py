@@ -1,5 +1,4 @@
 """Devices of people who agreed, and their sightings; a person's key destroyed makes both unreadable."""
-# ruff: noqa: SLF001 - copies of the database are opened as the same class
 
 from __future__ import annotations
 
@@ -116,17 +115,18 @@ class Devices(Backups):
         return device
 
     def remove_device(self, device_id: str) -> None:
-        """Delete a device with its sightings for good (a restored backup does not bring it back).
+        """Delete a device with its sightings for good, here and in the configured backups.
 
         Raises:
             NotStoredError: none has this id.
+            StoreError: erased here, but a backup could not be rewritten (`purge` tries again).
         """
         with self.transaction():
             if not self._db.run("DELETE FROM devices WHERE id = ?", (device_id,)):
                 raise NotStoredError(f"no device has the id {device_id}: see `edgecam devices list`")
-            self._db.run("INSERT OR IGNORE INTO tombstones VALUES (?, NULL, ?, 1)", (device_id, self._clock.wall_s()))
+            self._db.run("INSERT OR IGNORE INTO tombstones VALUES (?, NULL, ?, 0)", (device_id, self._clock.wall_s()))
             self.audit(caller(), "delete", device_id)
-        self._db.shrink(full=False)
+        self._finish_erasing()
 
     def add_sighting(self, sighting: Sighting, visits: Iterable[Tuple[str, float]] = ()) -> str:
         """Store a sighting and the (visit, seconds after it opened) it belongs to; return its id.
@@ -222,9 +222,14 @@ class Devices(Backups):
                 )
         return super().purge(now_wall_s, trusted)
 
-    def _bury(self, copy: Backups, *, merged: bool) -> None:
-        super()._bury(copy, merged=merged)
-        copy._db.run_many("DELETE FROM devices WHERE id = ?", self._db.rows("SELECT id FROM tombstones"))
+    def _erase(self, ids: Iterable[str]) -> None:
+        wanted = list(ids)
+        self._db.run_many("DELETE FROM devices WHERE id = ?", [(one,) for one in wanted])
+        super()._erase(wanted)
+
+    def _drop_history(self, until_s: float) -> None:
+        self._db.run("DELETE FROM sightings WHERE wall_s <= ?", (until_s,))
+        super()._drop_history(until_s)
 
     def _merge(self, copy: Backups) -> Restored:
         restored = super()._merge(copy)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import asdict, replace
+from math import inf
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from edgecam.clock import WALL_TRUSTED_AFTER_S
@@ -25,6 +26,12 @@ _LAST_WORDS = (Phase.FINAL.value, Phase.CORRECTED.value)
 
 NIGHT = "night"
 """Folder of the state in which an unfinished training waits, sealed with a key made from the master key."""
+
+HISTORY = "history"
+"""Tombstone of every visit before it."""
+
+OF_THE_BOX = ("pause", "last_backup_wall_s", "night_asked")
+"""Settings that say how the box is now: no backup and no erased history changes them."""
 
 FORGOTTEN = "forgotten"
 """Reason of a decision about somebody who was forgotten since."""
@@ -91,16 +98,41 @@ class Erase(Visits, Settings):
             self._erase([person_id])
             self.audit(actor or caller(), "delete", person_id)
             self._bump()
-        self._drop_night()
-        try:
-            self.scrub_backups()
-        finally:
-            emptied = self._db.shrink(full=True)
-        if not emptied:
-            raise StoreError(
-                f"{self._db.path}: the person is erased, but another program still reads the log of old pages: "
-                f"close it; the next purge empties the log"
-            )
+        self._finish_erasing()
+
+    def erase_history(self, actor: Optional[str] = None) -> int:
+        """Erase all visits and what was learnt from them, here and in the configured backups; return how many.
+
+        People with their enrolled faces and devices stay, as they are.
+
+        Raises:
+            StoreError: erased here, but a backup could not be rewritten (`purge` tries again).
+        """
+        with self.transaction():
+            visits = int(self._db.rows("SELECT count(*) FROM visits")[0][0])
+            until_s = self._clock.wall_s()
+            if not self._clock.wall_trusted():  # what backups hold is not from 1970
+                newest = "SELECT max(wall_s) FROM (SELECT wall_s FROM audit UNION SELECT opened_wall_s FROM visits)"
+                until_s = max(until_s, self._db.rows(newest)[0][0] or 0.0)
+            self._drop_history(inf)
+            self._db.run("DELETE FROM outbox")
+            self._db.run("INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)", (HISTORY, until_s))
+            self.audit(actor or caller(), "delete", "visits")
+            self._bump()
+        self._finish_erasing()
+        return visits
+
+    def remove_faces(self, face_ids: Iterable[str]) -> None:
+        """Delete faces for good, here and in the configured backups.
+
+        Raises:
+            NotStoredError: one of these is not stored; nothing has changed then.
+            StoreError: erased here, but a backup could not be rewritten (`purge` tries again).
+        """
+        with self.transaction():
+            for face_id in face_ids:
+                self.remove_face(face_id)
+        self._finish_erasing()
 
     def purge(self, now_wall_s: float, trusted: bool) -> Purged:
         """Delete what has expired; nothing does while the wall clock is not trusted.
@@ -129,26 +161,59 @@ class Erase(Visits, Settings):
         """Erase the forgotten in every backup of the configured folder (`Backups` knows how)."""
         raise NotImplementedError
 
+    def _finish_erasing(self) -> None:
+        """Follow what was erased into the backups, the pages it left and an unfinished training."""
+        self._drop_night()
+        try:
+            self.scrub_backups()
+        finally:
+            emptied = self._db.shrink(full=True)
+        if not emptied:
+            raise StoreError(
+                f"{self._db.path}: it is erased, but another program still reads the log of old pages: "
+                f"close it; the next purge empties the log"
+            )
+
     def _drop_night(self) -> None:
         """Delete an unfinished training: the next night begins it anew, with what is there then."""
         shutil.rmtree(self._db.path.with_name(NIGHT), ignore_errors=True)
 
-    def _erase(self, person_ids: Iterable[str]) -> None:
-        """Delete people and everybody merged into them from this database, and leave tombstones."""
-        gone = {dead for person_id in person_ids for dead in self._with_merged(person_id)}
+    def _erase(self, ids: Iterable[str]) -> None:
+        """Delete what is to have these tombstones, with everybody merged into them, and leave the tombstones.
+
+        Args:
+            ids: of people, faces and devices; `VISIT/TRACK`, of which the pictures go.
+        """
+        gone = {dead for one in ids if one != HISTORY for dead in self._with_merged(one)}
         if not gone:
             return
+        now = self._clock.wall_s()
+        tracks = {(visit_id, int(track)) for visit_id, _, track in (one.rpartition("/") for one in gone) if visit_id}
         names = {person.name for person in self.people() if person.id in gone}
         told = re.compile("|".join([*gone, *(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names)]))
-        for visit_id, track in self._tracks_of(gone):
+        # A copy from before somebody said who it was does not know: the tracks have tombstones of their own.
+        tracks.update(self._tracks_of(gone))
+        for visit_id, track in sorted(tracks):
             self._drop_pictures(visit_id, track)
         self._drop_outbox(gone, told)
         self._rewrite_decisions(gone, None)
         self._drop_texts(told)
-        self._db.run_many("DELETE FROM people WHERE id = ?", [(dead,) for dead in gone])
+        if names:
+            self._db.run("DELETE FROM strangers")  # some may be the person, not recognised
+        for table in ("faces", "people"):
+            self._db.run_many(f"DELETE FROM {table} WHERE id = ?", [(dead,) for dead in gone])  # noqa: S608 - constants
         self._destroy_keys(gone)
-        now = self._clock.wall_s()
-        self._db.run_many("INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)", [(dead, now) for dead in gone])
+        dead = [*gone, *(f"{visit_id}/{track}" for visit_id, track in tracks)]
+        self._db.run_many("INSERT OR REPLACE INTO tombstones VALUES (?, NULL, ?, 0)", [(one, now) for one in dead])
+
+    def _drop_history(self, until_s: float) -> None:
+        """Delete the visits that began before this, with all that depends on them, and what strangers looked like."""
+        for table, column in (("visits", "opened_wall_s"), ("strangers", "kept_from_s")):
+            self._db.run(f"DELETE FROM {table} WHERE {column} <= ?", (until_s,))  # noqa: S608 - constants
+        for (key,) in self._db.rows("SELECT key FROM settings"):
+            if key not in OF_THE_BOX:
+                self._db.run("DELETE FROM settings WHERE key = ?", (key,))
+        self._destroy_keys(self._idle_keys())
 
     def _with_merged(self, person_id: str) -> Set[str]:
         rows = self._db.rows(

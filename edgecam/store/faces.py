@@ -98,7 +98,7 @@ class Faces(People):
         return unpack_crop(self._crop_bytes(face_id))
 
     def remove_face(self, face_id: str) -> None:
-        """Delete a face for good (a restored backup does not bring it back).
+        """Delete a face for good (a restored backup does not bring it back); see `Erase.remove_faces`.
 
         Raises:
             NotStoredError: no face has this id.
@@ -106,7 +106,7 @@ class Faces(People):
         with self.transaction():
             if not self._db.run("DELETE FROM faces WHERE id = ?", (face_id,)):
                 raise NotStoredError(f"no face has the id {face_id}")
-            self._db.run("INSERT OR IGNORE INTO tombstones VALUES (?, NULL, ?, 1)", (face_id, self._clock.wall_s()))
+            self._db.run("INSERT OR IGNORE INTO tombstones VALUES (?, NULL, ?, 0)", (face_id, self._clock.wall_s()))
             self.audit(caller(), "delete", face_id)
             self._bump()
 

@@ -126,6 +126,7 @@ class Rekey(Check):
         """
         old = self._master
         with self.transaction():
+            self._resign(new)
             for table, column, name, owner_of in SEALED:
                 if owner_of == "NULL":
                     for row_id, blob in self._db.rows(f"SELECT {name}, {column} FROM {table}"):  # noqa: S608 - constants
@@ -135,7 +136,6 @@ class Rekey(Check):
                             update = f"UPDATE {table} SET {column} = ? WHERE {name} = ?"  # noqa: S608 - constants
                             self._db.run(update, (new.seal(place, data), row_id))
             self._rewrite_keys()
-            self._resign(new)
             self._put_meta("recovery", None)
             self._put_meta("bridge", old.seal(BRIDGE_PLACE, new.key) if bridge else None)
             self._master = new

@@ -224,12 +224,38 @@ class Tracklets(Visitors):
 
     def _merge(self, copy: Backups) -> Restored:
         restored = super()._merge(copy)
+        run, rows = self._db.run, self._db.rows
         with self._attached(copy):
-            self._db.run(
+            here = {row[0] for row in rows("SELECT id FROM main.tracklets")}
+            run(
                 "INSERT OR IGNORE INTO main.tracklets SELECT * FROM old.tracklets WHERE visit IN "
                 "(SELECT id FROM main.visits)"
             )
-            self._db.run(
-                "INSERT OR IGNORE INTO main.keys SELECT * FROM old.keys WHERE owner IN (SELECT id FROM main.tracklets)"
+            run("INSERT OR IGNORE INTO main.keys SELECT * FROM old.keys WHERE owner IN (SELECT id FROM main.tracklets)")
+            taken = {row[0] for row in rows("SELECT id FROM main.tracklets")} - here
+            self._db.run_many(
+                "INSERT OR IGNORE INTO main.proposals SELECT * FROM old.proposals WHERE tracklet = ? AND person_id IN "
+                "(SELECT id FROM main.people)",
+                [(row_id,) for row_id in taken],
             )
+            self._merge_visitors(taken)
         return restored
+
+    def _merge_visitors(self, taken: Set[str]) -> None:
+        """Group the tracks that came back as they were, under another number where theirs is somebody else's."""
+        groups: Dict[int, List[str]] = {}
+        for number, row_id in self._db.rows("SELECT visitor, tracklet FROM old.visitor_tracks ORDER BY visitor"):
+            groups.setdefault(number, []).append(row_id)
+        for number, group in groups.items():
+            came = [row_id for row_id in group if row_id in taken]
+            here = self._db.rows("SELECT tracklet FROM main.visitor_tracks WHERE visitor = ?", (number,))
+            if not came:
+                continue
+            if not {row[0] for row in here} & set(group):
+                free = not self._db.rows("SELECT 1 FROM main.visitors WHERE number = ?", (number,))
+                self._db.run(
+                    "INSERT INTO main.visitors SELECT ?, ignored FROM old.visitors WHERE number = ?",
+                    (number if free else None, number),
+                )
+                number = number if free else int(self._db.rows("SELECT max(number) FROM main.visitors")[0][0])  # noqa: PLW2901
+            self._db.run_many("INSERT INTO main.visitor_tracks VALUES (?, ?)", [(row_id, number) for row_id in came])

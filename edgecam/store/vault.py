@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Tuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -47,14 +46,6 @@ class Sealer:
             return self._aes.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], place.encode())
         except (InvalidTag, ValueError) as err:
             raise DamagedError(f"{place} is damaged: `edgecam doctor` says what helps") from err
-
-
-def key_path(state: Path) -> Tuple[Path, bool]:
-    """Return where the master key is, and whether that is the state folder (see `keys.key_place`)."""
-    from edgecam.store.keys import key_place
-
-    place = key_place(state)
-    return place.path, getattr(place, "beside", False)
 
 
 def new_key() -> bytes:

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edgecam.errors import DamagedError
+from edgecam.store.backup import Backups
 from edgecam.store.base import caller
-from edgecam.store.records import NotStoredError, Purged, pack_json
+from edgecam.store.records import NotStoredError, Purged, Restored, pack_json
 from edgecam.store.tracklets import Tracklets
 from edgecam.store.vault import Sealer
 
@@ -295,6 +296,14 @@ class Versions(Tracklets):
         self._end({version for version, person_id in taught if person_id in gone})
         super()._erase(wanted)
 
+    def _drop_history(self, until_s: float) -> None:
+        """Heads have learnt from visits: they go, and the installed one serves."""
+        for one in self.versions():
+            if one.created_wall_s <= until_s:
+                self._db.run("DELETE FROM versions WHERE id = ?", (one.id,))
+                self._db.run("DELETE FROM vectors WHERE model = ?", (one.model,))
+        super()._drop_history(until_s)
+
     def _end(self, version_ids: Iterable[str]) -> None:
         """Destroy heads that somebody to be forgotten has taught; what they were is still told, without a report."""
         ended = [one for one in self.versions() if one.id in set(version_ids)]
@@ -304,6 +313,24 @@ class Versions(Tracklets):
             self._db.run("DELETE FROM vectors WHERE model = ?", (one.model,))
             self._db.run("UPDATE versions SET state = ?, record = NULL WHERE id = ?", (ENDED, one.id))
         self._destroy_keys(one.id for one in ended)
+
+    def _merge(self, copy: Backups) -> Restored:
+        restored = super()._merge(copy)
+        serving = "(SELECT base FROM main.versions WHERE state = 'active')"
+        with self._attached(copy):
+            ids = self._db.rows(
+                "SELECT id FROM old.versions WHERE id NOT IN (SELECT id FROM main.versions) ORDER BY number"
+            )
+            self._db.run_many(
+                "INSERT INTO main.versions SELECT CASE WHEN number IN (SELECT number FROM main.versions) "  # noqa: S608 - constants
+                "THEN NULL ELSE number END, id, base, parent, CASE WHEN state = 'active' AND base IN "
+                f"{serving} THEN 'retired' ELSE state END, created_wall_s, record FROM old.versions WHERE id = ?",
+                ids,
+            )
+            for table, column in (("keys", "owner"), ("heads", "version"), ("version_people", "version")):
+                self._take(table, column, [row[0] for row in ids])
+            self._bump()
+        return restored
 
     def _idle_keys(self) -> List[str]:
         kept = {row[0] for row in self._db.rows("SELECT id FROM versions")}

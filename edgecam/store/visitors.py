@@ -109,6 +109,10 @@ class Visitors(Devices):
         self._drop_empty()
         return purged
 
+    def _drop_history(self, until_s: float) -> None:
+        super()._drop_history(until_s)
+        self._drop_empty()
+
     def _drop_empty(self) -> None:
         self._db.run("DELETE FROM visitors WHERE number NOT IN (SELECT visitor FROM visitor_tracks)")
 
