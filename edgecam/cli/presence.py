@@ -42,6 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     # Nothing but the standard library from here on: this process has rights, so it has little else.
     import logging
 
+    from edgecam.daemon.flood import Flood
     from edgecam.presence.helper import Helper
     from edgecam.presence.radio import channel_list
     from edgecam.presence.wire import socket_path
@@ -51,6 +52,8 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--channels {args.channels}: a list of channel numbers is wanted, such as 1,6,11")
     level = logging.DEBUG if args.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Flood(handler))
     return Helper(args.socket or socket_path(args.state), args.interface, channels).run()
 
 

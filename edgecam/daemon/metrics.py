@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -27,6 +28,38 @@ _MAX_REQUEST = 8192
 _PATIENCE_S = 2.0
 _WAIT_S = 0.5
 _THERMAL = Path("/sys/class/thermal")
+
+_HELP = {
+    "info": "Always 1; version of edgecam and of the encoder in service.",
+    "up_seconds": "Since the daemon began.",
+    "ready": "1 when models are loaded and cameras are watched.",
+    "paused": "1 while nobody is noticed, by the household's wish.",
+    "clock_trusted": "1 if the wall clock was set.",
+    "memory_bytes": "Resident memory.",
+    "temperature_celsius": "The kernel's thermal zones.",
+    "config_last_reload_successful": "0 if the file was refused and the configuration before it is in use.",
+    "config_last_reload_timestamp_seconds": "When the file was last read.",
+    "config_waiting_keys": "Keys that take effect at the next start.",
+    "camera_state": "1 for the state a camera is in.",
+    "camera_fps": "Frames that came, a second, over the last five.",
+    "camera_perceived_fps": "Frames that were looked at, a second, over the last five.",
+    "camera_frames_total": "Frames that came since the camera was opened.",
+    "camera_perceived_frames_total": "Frames that were looked at since the camera was opened.",
+    "camera_dropped_frames_total": "Frames of visits that nobody had time to look at, since the camera was opened.",
+    "camera_last_frame_age_seconds": "Since the last frame.",
+    "camera_visit_open": "1 while somebody may be there.",
+    "problem": "1 for each thing that is wrong now; without a camera, it is the box's.",
+    "decisions_total": "Decisions stored since the start.",
+    "time_to_name_seconds": "From the first face of a track to its name.",
+    "broker_link": "1 for the state the connection is in.",
+    "broker_denied_total": "Messages that the broker refused.",
+    "alerts_sent_total": "Alerts that the broker has acknowledged.",
+    "outbox_alerts": "Alerts that wait for the broker.",
+    "outbox_dropped_total": "Alerts given up as the oldest of too many.",
+    "words_waiting": "Decisions that could not be stored yet.",
+    "words_lost_total": "Decisions that could not be stored at all.",
+    "night_wanted": "1 while something speaks for a night by day.",
+}
 
 Labels = Mapping[str, str]
 Sample = Tuple[Labels, float]
@@ -107,9 +140,10 @@ class MetricsServer:
                 self._answer(client)
 
     def _answer(self, client: socket.socket) -> None:
-        client.settimeout(_PATIENCE_S)
+        until = time.monotonic() + _PATIENCE_S  # for all of it: bytes that trickle must not hold up the next
         request = b""
         while b"\n" not in request and len(request) < _MAX_REQUEST:
+            client.settimeout(max(0.01, until - time.monotonic()))
             more = client.recv(_MAX_REQUEST)
             if not more:
                 return
@@ -119,6 +153,7 @@ class MetricsServer:
         except Exception:
             _LOGGER.exception("metrics failed")
             status, text = "500 Internal Server Error", ""
+        client.settimeout(_PATIENCE_S)
         body = text.encode()
         head = f"HTTP/1.0 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
@@ -142,6 +177,9 @@ def exposition(status: Mapping[str, Any], tally: Tally, thermal: Path = _THERMAL
         *_family("clock_trusted", "gauge", [({}, status["clock_trusted"])]),
         *_family("memory_bytes", "gauge", [({}, status["memory_mb"] * 1e6)]),
         *_family("temperature_celsius", "gauge", temperatures(thermal)),
+        *_family("config_last_reload_successful", "gauge", [({}, not status["config"]["refused"])]),
+        *_family("config_last_reload_timestamp_seconds", "gauge", [({}, status["config"]["read_wall_s"])]),
+        *_family("config_waiting_keys", "gauge", [({}, len(status["config"]["next_start"]))]),
         *_family(
             "camera_state",
             "gauge",
@@ -168,13 +206,14 @@ def exposition(status: Mapping[str, Any], tally: Tally, thermal: Path = _THERMAL
             ],
         ),
         *_family("decisions_total", "counter", tally.words()),
-        "# TYPE edgecam_time_to_name_seconds histogram",
+        *_head("time_to_name_seconds", "histogram"),
         *(f'edgecam_time_to_name_seconds_bucket{{le="{_number(upper)}"}} {count}' for upper, count in buckets),
         f"edgecam_time_to_name_seconds_sum {_number(named_sum_s)}",
         f"edgecam_time_to_name_seconds_count {buckets[-1][1]}",
         *_family(
             "broker_link", "gauge", [({"state": link.value}, status["broker"]["link"] == link.value) for link in Link]
         ),
+        *_family("broker_denied_total", "counter", [({}, status["broker"]["denied"])]),
         *_family("alerts_sent_total", "counter", [({}, status["broker"]["sent"])]),
         *_family("outbox_alerts", "gauge", [({}, status["outbox"])]),
         *_family("outbox_dropped_total", "counter", [({}, status["outbox_dropped"])]),
@@ -198,11 +237,15 @@ def _family(name: str, kind: str, samples: Iterable[Sample]) -> List[str]:
     for labels, value in samples:
         inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
         lines.append(f"edgecam_{name}{f'{{{inside}}}' if inside else ''} {_number(float(value))}")
-    return [f"# TYPE edgecam_{name} {kind}", *lines] if lines else []
+    return [*_head(name, kind), *lines] if lines else []
+
+
+def _head(name: str, kind: str) -> List[str]:
+    return [f"# HELP edgecam_{name} {_HELP[name]}", f"# TYPE edgecam_{name} {kind}"]
 
 
 def _number(value: float) -> str:
-    return "+Inf" if value == float("inf") else f"{value:.10g}"
+    return "+Inf" if value == float("inf") else f"{value:.15g}"
 
 
 def _escaped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -9,6 +10,8 @@ import socket
 import sys
 import time
 from typing import Mapping, Optional, Tuple
+
+from edgecam.daemon.flood import Flood
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -128,6 +131,9 @@ def setup_logging(*, verbose: bool = False) -> logging.Handler:
         plain = "%(levelname)s %(name)s: %(message)s"
         handler.setFormatter(_Formatter(plain if _stderr_is_journal() else f"%(asctime)s {plain}"))
     handler.addFilter(Redact())
+    flood = Flood(handler)
+    handler.addFilter(flood)
+    atexit.register(flood.tell, all_of_it=True)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

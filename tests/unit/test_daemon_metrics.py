@@ -26,6 +26,7 @@ STATUS: Dict[str, Any] = {
     "version": "0.1", "model": 'a"b\\c', "up_s": 12.5, "ready": True, "paused": False, "clock_trusted": True,
     "memory_mb": 250.1, "cameras": {"front": CAMERA}, "problems": {"broker_refused": "user ann at 192.168.1.2"},
     "broker": {"link": "refused", "detail": "192.168.1.2 says no to ann", "sent": 7, "denied": 0},
+    "config": {"read_wall_s": 1795000000.125, "changed": [], "next_start": ["run.threads: 2 -> 4"], "refused": ""},
     "outbox": 2, "outbox_dropped": 1, "words_waiting": 0, "words_lost": 0, "people": 3, "pid": 4711,
     "night_wanted": ["1 new person"],
 }  # fmt: skip
@@ -45,6 +46,69 @@ def values(text: str) -> Dict[str, float]:
     }
 
 
+SAMPLE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")
+LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
+
+
+def families(text: str) -> Dict[str, Tuple[str, List[Tuple[str, Dict[str, str], float]]]]:
+    """Parse as strictly as https://prometheus.io/docs/instrumenting/exposition_formats: name -> kind and samples."""
+    found: Dict[str, Tuple[str, List[Tuple[str, Dict[str, str], float]]]] = {}
+    name, helped = "", ""
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            helped, _, said = line[7:].partition(" ")
+            assert said.endswith(".")
+            assert helped not in found, "each family once, its lines together"
+        elif line.startswith("# TYPE "):
+            name, _, kind = line[7:].partition(" ")
+            assert name == helped
+            assert kind in ("gauge", "counter", "histogram")
+            found[name] = (kind, [])
+        else:
+            parsed = SAMPLE.fullmatch(line)
+            assert parsed is not None, line
+            kind, samples = found[name]
+            ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+            assert parsed[1] in [f"{name}{end}" for end in ends]
+            labels = dict(LABEL.findall(parsed[2] or ""))
+            assert LABEL.sub("", parsed[2] or "") == "", line
+            assert (parsed[1], labels) not in [sample[:2] for sample in samples], "no sample twice"
+            samples.append((parsed[1], labels, float(parsed[3])))
+    assert text.endswith("\n")
+    return found
+
+
+def test_a_strict_reader_understands_all_of_it_and_the_names_follow_the_conventions(tmp_path: Path) -> None:
+    tally = Tally()
+    for named_s in (10.1, 30.0):
+        tally.note(word(Verdict.KNOWN, Phase.NAMED, named_s))
+    found = families(exposition(STATUS, tally, tmp_path))
+    for name, (kind, samples) in found.items():
+        assert name.startswith("edgecam_")
+        assert (kind == "counter") == name.endswith("_total"), f"{name}: counters, and they alone, end so"
+        assert samples
+        assert all(value >= 0 for _, _, value in samples)
+    assert found["edgecam_info"][1][0][1] == {"version": "0.1", "model": 'a\\"b\\\\c'}
+    assert found["edgecam_config_last_reload_timestamp_seconds"][1] == [
+        ("edgecam_config_last_reload_timestamp_seconds", {}, 1795000000.125)
+    ]
+    assert found["edgecam_config_waiting_keys"][1][0][2] == 1
+    kind, samples = found["edgecam_time_to_name_seconds"]
+    assert kind == "histogram"
+    buckets = [value for name, _, value in samples if name.endswith("_bucket")]
+    assert buckets == sorted(buckets)
+    assert samples[-1][2] == buckets[-1] == 2
+    wanted = {
+        "camera_fps",
+        "camera_dropped_frames_total",
+        "time_to_name_seconds",
+        "decisions_total",
+        "outbox_alerts",
+        "info",
+    }
+    assert {f"edgecam_{name}" for name in wanted} <= set(found)
+
+
 def test_every_line_has_the_format_and_every_family_its_type_once(tmp_path: Path) -> None:
     zone = tmp_path / "thermal_zone0"
     zone.mkdir()
@@ -55,8 +119,8 @@ def test_every_line_has_the_format_and_every_family_its_type_once(tmp_path: Path
     lines = text.splitlines()
     assert text.endswith("\n")
     assert [line for line in lines if line[0] != "#" and not LINE.fullmatch(line)] == []
-    families = [line.split()[2] for line in lines if line[0] == "#"]
-    assert len(families) == len(set(families))
+    typed = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(typed) == len(set(typed))
     found = values(text)
     assert found['edgecam_temperature_celsius{zone="CPU-therm"}'] == 41.5
     assert found['edgecam_info{version="0.1",model="a\\"b\\\\c"}'] == 1
