@@ -28,6 +28,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """Refuse what no path or address may hold; the system's calls raise ValueError for it."""
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(text, str) and "\0" in text for text in texts):
+            raise ValueError("there is a NUL character in it")
+        return value
+
 
 class CameraConfig(Section):
     """One camera, `[cameras.ID]`."""
@@ -327,6 +336,9 @@ def _section_of(annotation: Any) -> Optional[Type[Section]]:
     return next(filter(None, map(_section_of, get_args(annotation))), None)
 
 
+_MAX_BYTES = 65_536
+
+
 def load_config(path: Path) -> Config:
     """Read and check a TOML file.
 
@@ -334,10 +346,16 @@ def load_config(path: Path) -> Config:
         ConfigError: missing, not TOML, or not valid.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {_MAX_BYTES} bytes: not a configuration")
+        data = tomllib.loads(raw.decode("utf-8"))
     except OSError as err:
         raise ConfigError(f"{path} cannot be read: {err.strerror}; --config wants the file itself") from err
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+    except RecursionError as err:
+        raise ConfigError(f"{path}: its lists are nested too deeply") from err
+    except ValueError as err:  # also a number of thousands of digits, which is no TOMLDecodeError
         raise ConfigError(f"{path}: {err}") from err
     return parse_config(data, str(path))
 

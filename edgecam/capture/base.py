@@ -92,7 +92,11 @@ def make_source(config: CameraConfig, camera_id: str, clock: Clock, *, paced: bo
         )
     if not url:
         raise ConfigError(f"camera {camera_id}: the url is empty")
-    path = Path(url[len("file://") :] if scheme else url).expanduser()
-    if path.is_dir() or is_photo(path):
+    try:
+        path = Path(url[len("file://") :] if scheme else url).expanduser()
+        of_photos = path.is_dir() or is_photo(path)
+    except (OSError, ValueError, RuntimeError) as err:  # a name too long, a NUL, the home of nobody
+        raise ConfigError(f"camera {camera_id}: the url is no path: {err}") from err
+    if of_photos:
         return ImagesSource(path, config, camera_id, clock, paced=paced)
     return ClipSource(path, config, camera_id, clock, paced=paced)

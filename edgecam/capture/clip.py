@@ -33,8 +33,14 @@ def own_rotation_deg(decoded: Any) -> int:
 
 
 def prepare_decoder(stream: Any) -> None:
-    """Set threads and the size limit of a video stream's decoder, before its first packet."""
+    """Set threads and the size limit of a video stream's decoder, before its first packet.
+
+    Raises:
+        ValueError: there is no decoder for it.
+    """
     decoder = stream.codec_context
+    if decoder is None:
+        raise ValueError("its video is of a kind that is not known here")
     decoder.thread_count = _THREADS
     decoder.thread_type = "SLICE" if decoder.name in ("mjpeg", "gif") else "AUTO"
     decoder.options = {**dict(decoder.options or {}), "max_pixels": str(MAX_PIXELS)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
@@ -27,6 +28,12 @@ from edgecam.types import Image
 
 MAX_SIDE_PX = 4096
 """Larger photos are reduced to this."""
+
+_MAX_SCANS = 100
+"""A progressive JPEG has ten, its thumbnail as many."""
+
+_MAX_PIXELS = 320_000_000
+"""More than any camera has. A JPEG is decoded at an eighth of its size, and takes time for all of it all the same."""
 
 _MAX_DECODE_BYTES = 330_000_000
 # Named one by one: others (EPS) run programs, and Pillow knows only what has been imported.
@@ -81,6 +88,7 @@ def read_photo(path: Path) -> Image:
         raise InputError(f"{path}: HEIC/AVIF photos are not read; export it as JPEG")
     try:
         # Pillow's own limit warns and refuses by a process-wide number; ours looks at format and mode.
+        _want_few_scans(path)
         with _LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             limit, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
@@ -96,10 +104,23 @@ def read_photo(path: Path) -> Image:
     return _turn(image, orientation)
 
 
+def _want_few_scans(path: Path) -> None:
+    """Raise InputError for a JPEG of thousands of scans: each passes over the whole picture, for some bytes of file."""
+    if _head(path).startswith(b"\xff\xd8"):
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            at, scans = 0, 0
+            while (at := data.find(b"\xff\xda", at) + 1) and scans <= _MAX_SCANS:
+                scans += 1
+        if scans > _MAX_SCANS:
+            raise InputError(f"{path}: a JPEG of more than {_MAX_SCANS} scans; open it and save it anew")
+
+
 def _decode(photo: Any, path: Path) -> Tuple[Image, int]:
     width, height = photo.size
     if width < 1 or height < 1:
         raise InputError(f"{path}: the photo has no pixels ({width}x{height}); export it again")
+    if width * height > _MAX_PIXELS:
+        raise InputError(f"{path}: {width}x{height} {photo.format} is too large; reduce it to {MAX_SIDE_PX} pixels")
     longer = max(width, height)
     scale = 1
     if photo.format in ("JPEG", "MPO"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import signal
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from edgecam import __version__
 from edgecam.alerts.client import AlertClient, ChallengeCommand, Command, PauseCommand, ResumeCommand, RingCommand
@@ -55,6 +55,8 @@ _STOP_S = 2.5
 """So long the cameras may take to conclude their visits."""
 _FAREWELL_S = 1.5
 _ONCE_DRAIN_S = 20.0
+_COMMANDS = 64
+"""Commands by MQTT that wait for the store; of a flood the last ones count."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Daemon:
         self._ending = self._reloading = False
         self._ready = False
         self._uploads = Uploads()
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: Deque[Command] = deque(maxlen=_COMMANDS)
         self._eyes: Dict[str, Eye] = {}
         self._rates: Dict[str, _Rate] = {}
         self._told: Dict[str, object] = {}
@@ -273,7 +275,7 @@ class Daemon:
             return
         if isinstance(command, RingCommand):
             self._press(command.camera)
-        self._commands.put(command)
+        self._commands.append(command)
         self._keeper.wake()
 
     def _on_button(self) -> None:
@@ -305,11 +307,8 @@ class Daemon:
         """Do what was commanded and take over what has changed, in the keeper's thread."""
         self._gallery.refresh()
         self._nightfall.turn(self._config)
-        while True:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return
+        for _ in range(len(self._commands)):  # and not until there are none: somebody may never stop
+            command = self._commands.popleft()
             try:
                 if isinstance(command, RingCommand):
                     self._ring(command.camera, command.source)

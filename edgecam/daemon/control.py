@@ -17,6 +17,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, Optional, Set
@@ -246,10 +247,11 @@ def _messages(path: Path, sock: socket.socket, timeout_s: float) -> Iterator[Jso
 
 
 def _read_request(client: socket.socket) -> JsonDict:
-    client.settimeout(REQUEST_TIMEOUT_S)
+    until = time.monotonic() + REQUEST_TIMEOUT_S  # for all of it: bytes that trickle must not hold a place
     data = b""
     while not data.endswith(b"\n"):
         try:
+            client.settimeout(max(0.01, until - time.monotonic()))
             more = client.recv(min(8192, MAX_REQUEST + 1 - len(data)))
         except socket.timeout as err:
             raise ControlError("no request came") from err

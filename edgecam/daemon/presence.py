@@ -35,6 +35,7 @@ _SETTLED_S = 1.0
 _CALM_S, _VISIT_S = 60.0, 5.0
 """What is there all the time is stored once a minute; more finely while it may belong to a visit."""
 _UNSAVED_MAX = 1000
+_TOLD_MAX = 1000
 _OLD_S = 60.0
 _DOUBLED_S = 3600.0
 _ANY_DBM = -128
@@ -111,7 +112,7 @@ class Presence:
         self._tails = [Tail(config.access_point_log)] if config.access_point_log else []
         self._leases: Dict[Path, Dict[bytes, Lease]] = {}
         self._stamps: Dict[Path, int] = {}
-        self._told: queue.SimpleQueue[Tuple[str, bytes, bool]] = queue.SimpleQueue()
+        self._told: Deque[Tuple[str, bytes, bool]] = deque(maxlen=_TOLD_MAX)
         self._measured: Optional[Tuple[str, queue.SimpleQueue[Sign]]] = None
         """Device whose signals are being measured, and who waits for them."""
         self._helper: Optional[State] = None
@@ -188,7 +189,7 @@ class Presence:
 
     def tracked(self, topic: str, payload: bytes, retained: bool) -> None:
         """A tracker spoke; called in the alert client's thread, which must not wait for the store."""
-        self._told.put((topic, payload, retained))
+        self._told.append((topic, payload, retained))
 
     def listen(self, request: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
         """Yield the radio's signs of one device, however weak (`edgecam presence calibrate`).
@@ -403,8 +404,8 @@ class Presence:
         if now_s >= self._poll_due_s:
             self._poll_due_s = now_s + _POLL_S
             self._poll()
-        while not self._told.empty():
-            topic, payload, retained = self._told.get()
+        for _ in range(len(self._told)):
+            topic, payload, retained = self._told.popleft()
             self._track(topic, payload, retained=retained)
         with self._lock:
             self._flush(_VISIT_S if self._visits else _CALM_S)

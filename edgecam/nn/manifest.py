@@ -107,7 +107,7 @@ def load(folder: Path) -> dict[str, Row]:
         rows = [_row(entry, sources, folder) for entry in document["models"]]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ModelError(f"{path}: {err}") from err
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
         raise ModelError(f"{path}: {type(err).__name__}: {err}") from err
     return {row.name: row for row in rows}
 

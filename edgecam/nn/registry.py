@@ -105,7 +105,7 @@ class ModelRegistry:
             return {}
         except OSError as err:
             raise ModelError(f"{path}: {err.strerror}") from err
-        except (ValueError, TypeError, KeyError) as err:
+        except (ValueError, TypeError, KeyError, RecursionError) as err:
             raise ModelError(f"{path} is damaged ({type(err).__name__}): delete it and {_PULL}") from err
 
     def available(self, name: str) -> bool:

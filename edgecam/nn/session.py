@@ -136,9 +136,11 @@ class Session:
         elif provider == "cuda":
             chain = [(_ORT_NAMES["cuda"], arena), *chain]
         try:
-            session = ort.InferenceSession(str(path) if data is None else data, options, providers=chain)
+            # Without its own fallback, which prints to stdout; a provider that fails is told of below.
+            model = str(path) if data is None else data
+            session = ort.InferenceSession(model, options, providers=chain, enable_fallback=0)
         except Exception as err:  # onnxruntime's classes differ between versions
-            line = str(err).strip().splitlines()[0]
+            line = (str(err).strip().splitlines() or [type(err).__name__])[0]
             raise ModelError(f"{path}: onnxruntime cannot load it: {line}") from err
         active = session.get_providers()
         if _ORT_NAMES[provider] not in active:
@@ -154,7 +156,7 @@ class Session:
         try:
             outputs: list[NDArray[np.float32]] = self._session.run(None, dict(feeds))
         except Exception as err:  # onnxruntime's classes differ between versions
-            line = str(err).strip().splitlines()[0]
+            line = (str(err).strip().splitlines() or [type(err).__name__])[0]
             raise ModelError(f"{self.path.name}: inference failed on {self.provider}: {line}") from err
         return outputs
 

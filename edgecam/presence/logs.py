@@ -19,7 +19,10 @@ _AT_ONCE = 4_000_000
 _MAX_LEASES = 4_000_000
 """Bytes of a lease file that are read: 20,000 leases."""
 
-_BLOCK = re.compile(r"^lease \S+ \{(.*?)^\}", re.MULTILINE | re.DOTALL)
+_LONGEST = 2_000
+"""Of a log line or of a lease so much is read: patterns take a time that grows with the square of it."""
+
+_LEASE = re.compile(r"^lease \S+ \{", re.MULTILINE)
 _FIELDS = {
     "address": re.compile(r"hardware ethernet ([0-9a-fA-F:]+);"),
     "hostname": re.compile(r'client-hostname "([^"]*)";'),
@@ -50,6 +53,7 @@ class Lease(NamedTuple):
 
 def association(line: str) -> Optional[Association]:
     """Return what a log line tells; None if it is about something else."""
+    line = line[:_LONGEST]
     if "AP-STA-" in line and (match := _EVENT.search(line)):
         host, radio, word, text = match.groups()
     elif "IEEE 802.11" in line and (match := _STATION.search(line)):
@@ -139,7 +143,10 @@ def _dnsmasq(text: str) -> Dict[bytes, Lease]:
 def _isc(text: str) -> Dict[bytes, Lease]:
     """`lease IP { ... }`, appended with every change: the last of an address counts."""
     found: Dict[bytes, Lease] = {}
-    for block in _BLOCK.findall(text):
+    for piece in _LEASE.split(text)[1:]:
+        block, end, _ = piece.partition("\n}")
+        if not end or len(block) > _LONGEST:
+            continue
         fields = {name: match[1] if (match := pattern.search(block)) else "" for name, pattern in _FIELDS.items()}
         address = parse_address(fields["address"])
         if address is None:

@@ -98,7 +98,7 @@ def unpack_watch(message: Mapping[str, Any]) -> Watch:
         addresses = [*watch.devices, *watch.ble_devices]
         if any(len(bytes.fromhex(address)) != 6 for address in addresses) or not watch.hop_s > 0:
             raise ValueError
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         raise WireError("not a list of what to listen for") from err
     return watch
 

@@ -248,9 +248,16 @@ class Backups(Rekey):
                 ) from err
             if copy._meta("bridge"):
                 copy._drop_bridge()
+            if copy._programs() != self._programs():
+                raise StoreError(f"{path} was altered (triggers or views that are not edgecam's): take another backup")
             yield copy
         finally:
             database.close()
+
+    def _programs(self) -> List[Any]:
+        """Return what runs by itself in the database: `restore` must not bring in any of it."""
+        kinds = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+        return self._db.rows(kinds)
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[Path]:

@@ -41,7 +41,10 @@ class Driver:
     def get_available_providers(self) -> List[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, options: Any, providers: List[Any]) -> Any:  # noqa: N802 (its name there)
+    def InferenceSession(  # noqa: N802 (its name there)
+        self, path: str, options: Any, providers: List[Any], enable_fallback: int
+    ) -> Any:
+        assert not enable_fallback, "it would print to stdout"
         real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         if len(providers) == 1:
             return real
