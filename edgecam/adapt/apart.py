@@ -1,6 +1,6 @@
 """The night's training in a process of its own, within limits, and taken up again where it was killed.
 
-This side knows no PyTorch. The child (`python -m edgecam.adapt.train`) gets the job through its stdin and hands a
+This side knows no PyTorch. The child (`python -m edgecam.adapt.train FD`) gets the job as an open file and hands a
 checkpoint back after every epoch; what of it is kept is sealed by the caller, nothing else touches the disk.
 """
 
@@ -113,18 +113,27 @@ class Job:
 
     def pack(self) -> bytes:
         """Return the job as bytes, the same for the same job."""
-        head = {"kind": self.kind, "options": asdict(self.options), "people": self.samples.people, "torch": _torch()}
         out = io.BytesIO()
+        self.write(out)
+        return out.getvalue()
+
+    def write(self, out: IO[bytes]) -> None:
+        """Write what `pack` returns."""
+        head = {"kind": self.kind, "options": asdict(self.options), "people": self.samples.people, "torch": _torch()}
         arrays: Dict[str, Any] = {name: getattr(self.samples, name) for name in _ARRAYS}
         arrays["head"] = np.frombuffer(json.dumps(head, sort_keys=True).encode(), np.uint8)
         arrays["net"] = np.frombuffer(self.file, np.uint8)
-        np.savez(out, strangers=self.strangers.astype(np.float32), **arrays)
-        return out.getvalue()
+        np.savez(out, strangers=self.strangers.astype(np.float32, copy=False), **arrays)
 
     @staticmethod
     def unpack(packed: bytes) -> Job:
         """Undo `pack`."""
-        with np.load(io.BytesIO(packed)) as parts:
+        return Job.read(io.BytesIO(packed))
+
+    @staticmethod
+    def read(file: IO[bytes]) -> Job:
+        """Undo `write`."""
+        with np.load(file) as parts:
             head = json.loads(parts["head"].tobytes())
             samples = Samples(people=tuple(head["people"]), **{name: parts[name] for name in _ARRAYS})
             return Job(
@@ -193,13 +202,13 @@ def train_apart(job: Job, limits: Optional[Limits] = None, keep: Optional[Keep] 
         TuneError: one line why there is no result; the head in service is untouched.
     """
     require_torch()
-    packed, limits = job.pack(), limits or Limits()
-    shelf = _Shelf(keep, hashlib.sha256(packed).hexdigest()[:32]) if keep is not None else None
-    last = shelf.last() if shelf is not None else None
-    if last is not None and last[:1] == b"D":
-        return Trained.unpack(last[1:])
-    child = _Child(packed, b"" if last is None else last[1:], limits)
-    del packed  # as large as all faces; the child has its own
+    limits = limits or Limits()
+    with _in_memory(job) as file:
+        shelf = _Shelf(keep, _digest(file)[:32]) if keep is not None else None
+        last = shelf.last() if shelf is not None else None
+        if last is not None and last[:1] == b"D":
+            return Trained.unpack(last[1:])
+        child = _Child(file.fileno(), b"" if last is None else last[1:], limits)
     try:
         trained = _follow(child, job.options.epochs, limits, shelf)
     finally:
@@ -207,6 +216,17 @@ def train_apart(job: Job, limits: Optional[Limits] = None, keep: Optional[Keep] 
     if shelf is not None:
         shelf.put(b"D" + trained.pack())
     return trained
+
+
+def _in_memory(job: Job) -> IO[bytes]:
+    """Return a file without a name in memory: through a pipe either side would hold all faces once more."""
+    try:
+        file = open(os.memfd_create("job"), "w+b")  # noqa: SIM115 - the caller closes it
+        job.write(file)
+        file.flush()
+    except OSError as err:
+        raise TuneError(f"training cannot be started: {err.strerror}") from err
+    return file
 
 
 def require_torch() -> None:
@@ -253,12 +273,13 @@ class _Frame(NamedTuple):
 class _Child:
     """The training process."""
 
-    def __init__(self, packed: bytes, checkpoint: bytes, limits: Limits) -> None:
+    def __init__(self, job: int, checkpoint: bytes, limits: Limits) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_SPARING}
         try:
             self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what libraries say; closed in `end`
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgecam.adapt.train"],
+                [sys.executable, "-m", "edgecam.adapt.train", str(job)],
+                pass_fds=[job],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._words,
@@ -270,7 +291,7 @@ class _Child:
         self._buffer = bytearray()
         rules = json.dumps(asdict(limits)).encode()
         # In a thread: a child that dies while it is given the job must be noticed by its silence, not by a lock-up.
-        Thread(target=self._give, args=((rules, packed, checkpoint),), daemon=True, name="job").start()
+        Thread(target=self._give, args=((rules, checkpoint),), daemon=True, name="job").start()
 
     def _give(self, parts: Tuple[bytes, ...]) -> None:
         try:
@@ -382,6 +403,14 @@ def resident_mb(pid: int) -> float:
     except (OSError, IndexError, ValueError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _digest(file: IO[bytes]) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while part := file.read(_READ):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _torch() -> str:

@@ -367,7 +367,7 @@ class _Relations(NamedTuple):
 
 
 def main() -> int:
-    """Do the job on stdin; frames go to stdout, nothing else does."""
+    """Do the job in the open file that is named; limits and checkpoint come by stdin, only frames go to stdout."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not tear a frame
 
@@ -379,7 +379,10 @@ def main() -> int:
     try:
         limits = Limits(**json.loads(_part(sys.stdin.buffer)))
         os.nice(limits.niceness)
-        job, checkpoint = Job.unpack(_part(sys.stdin.buffer)), _part(sys.stdin.buffer)
+        checkpoint = _part(sys.stdin.buffer)
+        with open(int(sys.argv[1]), "rb") as file:
+            file.seek(0)
+            job = Job.read(file)
         Thread(target=_leave_with_parent, args=(sys.stdin.buffer,), daemon=True, name="parent").start()
 
         def after_epoch(epoch: int, loss: float, state: Callable[[], bytes]) -> None:
