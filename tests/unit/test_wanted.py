@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from test_store_samples import DAY, HOUR, NOW, Watch, crop, decision
 
+from edgecam.cli.common import Backend
+from edgecam.cli.tune import _expire
 from edgecam.config import Config, StoreConfig, TuneConfig
 from edgecam.daemon.nightfall import ASK_FILE, Nightfall
 from edgecam.pipeline.operations import execute
@@ -146,6 +148,20 @@ def test_a_refused_night_does_not_lower_the_measure(door: Door) -> None:
 def test_fishers_exact_test(table: Any, chance: float) -> None:
     """Fisher's tea: 17/70 is one cup or none of four right by the wrong hand."""
     assert fewer(*table) == pytest.approx(chance)
+
+
+def test_a_clock_far_ahead_of_the_last_visit_expires_nothing(door: Door) -> None:
+    def expire(*, live: bool = False) -> int:
+        box = Backend(lambda request: execute(door.store, request, clock=door.watch), live=live)
+        _expire(box, door.ask("night.outlook"))
+        return len(door.store.kept_tracks())
+
+    door.come(2, named=True)
+    door.watch.now_s += 9 * DAY
+    assert expire() == 2
+    door.come(1, named=True)
+    assert expire(live=True) == 3  # the daemon does it itself
+    assert expire() == 1
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
