@@ -537,24 +537,35 @@ class AlertClient:
         if len(session.inflight) >= WINDOW:
             return False
         asked = self._drain_asked  # before looking: a row put in after this look is not what was asked about
+        held = set(session.inflight.values()) | set(self._acked)
         try:
-            rows = self._outbox.peek(WINDOW)
+            rows, empty = self._sendable(WINDOW - len(session.inflight), held)
         except StoreError as err:
             self._store_trouble(err)
             return False
-        held = set(session.inflight.values()) | set(self._acked)
-        if not rows and not held:
+        if empty and not held:
             with self._drained:
                 self._drain_done = asked
                 self._drained.notify_all()
-        now_s, broken = self._clock.monotonic_s(), False
+        broken = False
         for row in rows:
-            if row.seq in held or len(session.inflight) >= WINDOW or session.lost:
-                continue
-            if self._denied_until.get(row.topic, 0.0) > now_s:
-                continue
-            broken |= not self._send_row(session, row)
+            if len(session.inflight) < WINDOW and not session.lost:
+                broken |= not self._send_row(session, row)
         return broken
+
+    def _sendable(self, count: int, held: Set[int]) -> Tuple[List[OutboxRow], bool]:
+        """Return the oldest rows that may be sent, and whether nothing waits at all.
+
+        Topics that the broker denies hold up no other, however many of their rows are older.
+        """
+        now_s, looked = self._clock.monotonic_s(), WINDOW
+        denied = {topic for topic, until_s in self._denied_until.items() if until_s > now_s}
+        while True:
+            rows = self._outbox.peek(looked)
+            found = [row for row in rows if row.seq not in held and row.topic not in denied]
+            if len(found) >= count or len(rows) < looked or not denied:
+                return found[:count], not rows
+            looked *= 4
 
     def _send_row(self, session: Session, row: OutboxRow) -> bool:
         try:

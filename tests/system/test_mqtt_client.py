@@ -521,6 +521,24 @@ def test_a_denied_topic_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptu
         assert len(box.outbox) == 2
 
 
+def test_a_denied_topic_holds_up_no_other(tmp_path: Path) -> None:
+    """More of its rows wait, and longer, than are ever in flight."""
+    allowed = TOPICS.event("back")
+    acl = f"topic read #\ntopic write edgecam/{BOX}/available\ntopic write {allowed}\n"
+    with (
+        Broker(tmp_path / "broker", acl=acl) as broker,
+        Listener(broker, allowed) as listener,
+        Box(tmp_path, cameras=(CAMERA, "back"), port=broker.port) as box,
+    ):
+        box.put(*numbered(40))
+        until(lambda: box.client.report.denied, "denied")
+        box.outbox.put(allowed, box.outbox.peek(1)[0].payload)
+        box.client.wake()
+        until(lambda: listener.on(allowed), "the other camera's word")
+        until(lambda: len(box.outbox) == 40, "what is denied is kept")
+        assert not box.client.drain(0.5)
+
+
 def test_rows_that_are_no_messages_are_dropped_and_counted(
     tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
