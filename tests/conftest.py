@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from edgecam.nn.registry import ModelRegistry
 
 ROOT = Path(__file__).resolve().parent.parent
-collect_ignore = ["system/rtsp_server.py", "system/home_assistant_client.py"]
-"""Programs for another Python: the system's, which has GStreamer's introspection, and Home Assistant's own."""
+collect_ignore = ["system/rtsp_server.py", "system/home_assistant_client.py", "fuzz_by_coverage.py"]
+"""Programs for another Python: the system's with GStreamer's introspection, Home Assistant's own, one with atheris."""
 NEEDS = frozenset({"data", "models", "broker", "rtsp", "machine"})
 
 
