@@ -80,18 +80,21 @@ def debian() -> Path:
 
 
 class Machine:
-    """One booted machine without a network but its own loopback.
+    """One booted machine, without a network but its own loopback if it is given none.
 
     Args:
         folder: for what it writes, on a real disk.
         tree: its root folder, which stays as it is; None: the host's /usr and nothing else.
         binds: source on the host -> place in the machine, read-only.
+        network: a network namespace (a path) to be its.
 
     Raises:
         RuntimeError: it does not boot here; the text is what the console said last.
     """
 
-    def __init__(self, folder: Path, tree: Optional[Path], binds: Dict[Path, str]) -> None:
+    def __init__(
+        self, folder: Path, tree: Optional[Path], binds: Dict[Path, str], network: Optional[Path] = None
+    ) -> None:
         self._manager = ServiceManager(folder / "n")
         self._group = group = f"edgecam-test-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._console, self._pid_file = folder / "console", folder / "pid"
@@ -100,9 +103,10 @@ class Machine:
             root = ["-D", str(tree), "--volatile=overlay"]
         command = [
             "systemd-nspawn", *root, f"--machine={group}", "--boot", "--quiet", "--settings=no", "--register=no",
-            "--keep-unit", "--private-network", "--console=read-only", "--link-journal=no", "--resolv-conf=off",
-            "--timezone=off", "--notify-ready=yes", "--kill-signal=SIGRTMIN+3",
-            "--capability=CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE", "--system-call-filter=bpf",
+            "--keep-unit", f"--network-namespace-path={network}" if network else "--private-network",
+            "--console=read-only", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
+            "--notify-ready=yes", "--kill-signal=SIGRTMIN+3",
+            "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON,CAP_SYS_RESOURCE", "--system-call-filter=bpf",
             *(f"--bind-ro={source}:{place}" for source, place in binds.items()),
             f"--bind={_tunnel(folder / 'tun')}:/dev/net/tun",
         ]  # fmt: skip

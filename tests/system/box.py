@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import av
 import cv2
@@ -86,6 +86,8 @@ class Box:
         self.config.write_text(config)
         self.manager = ServiceManager(folder / "n")
         self.process: Optional[subprocess.Popen[bytes]] = None
+        self.command: Sequence[str] = COMMAND
+        """What is `edgecam`."""
         self._watchdog_s = watchdog_s
 
     def start(self, *arguments: str, ready: bool = True) -> Box:
@@ -99,7 +101,7 @@ class Box:
         env.pop("WATCHDOG_PID", None)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", "--state", str(self.state), "--config", str(self.config), *arguments],
+                [*self.command, "run", "--state", str(self.state), "--config", str(self.config), *arguments],
                 stdout=log,
                 stderr=log,
                 env=env,

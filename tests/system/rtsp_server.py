@@ -46,6 +46,7 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file", nargs="?")
+    parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", default="0")
     parser.add_argument("--user", default="")
     parser.add_argument("--password", default="")
@@ -55,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
-    server.set_address("127.0.0.1")
+    server.set_address(arguments.address)
     server.set_service(arguments.port)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(_pipeline(arguments))
