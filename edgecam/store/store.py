@@ -33,7 +33,7 @@ LOCK = "lock"
 _DEFAULTS = StoreConfig()
 _OUTBOX_MAX = 10_000
 _SQLITE_TAIL = ("-wal", "-shm", "-journal")
-_BESIDE = (NIGHT, "health.json", "pad-selftest.jsonl")
+_BESIDE = (NIGHT, "night.wanted", "health.json", "pad-selftest.jsonl")
 """What else tells of the household, in the state folder."""
 
 

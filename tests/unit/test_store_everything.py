@@ -280,7 +280,7 @@ def test_a_reset_leaves_nothing_of_the_household(store: Store, tmp_path: Path) -
     for name in ("night/half", "models/net.onnx"):
         (state / name).parent.mkdir()
         (state / name).write_bytes(b"x")
-    for name in ("health.json", "pad-selftest.jsonl", "restore.part", "edgecam.db.part-journal"):
+    for name in ("night.wanted", "health.json", "pad-selftest.jsonl", "restore.part", "edgecam.db.part-journal"):
         (state / name).write_bytes(b"x")
     destroy(state)
     assert sorted(path.name for path in state.iterdir()) == ["lock", "models"]
@@ -319,3 +319,17 @@ def test_a_backup_says_nothing_of_a_person_in_the_clear(store: Store, folder: Pa
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM people").fetchone() == (1,)
     connection.close()
+
+
+def test_alerts_that_nobody_fetches_expire_as_visits_do(store: Store, watch: Watch) -> None:
+    watch.now_s = 50.0  # before the clock is set
+    store.outbox_put([("t", b"early", True)])
+    watch.now_s = NOW
+    store.outbox_put([("t", b"Ann rang", True)])
+    store.purge(NOW + 29 * DAY, trusted=True)
+    assert [row.payload for row in store.outbox_peek()] == [b"early", b"Ann rang"]
+    store.purge(NOW + 31 * DAY, trusted=False)
+    assert store.outbox_size() == 2
+    store.purge(NOW + 31 * DAY, trusted=True)
+    assert [row.payload for row in store.outbox_peek()] == [b"early"]
+    assert store.outbox_dropped() == 1
