@@ -8,6 +8,7 @@ import time
 from typing import Mapping
 
 from edgecam.cli.common import Record, Sub, add_common, backend, emit, note
+from edgecam.errors import ConfigError
 
 
 def add_parser(sub: Sub) -> None:
@@ -19,6 +20,8 @@ def add_parser(sub: Sub) -> None:
 
 
 def _audit(args: argparse.Namespace) -> int:
+    if args.limit < 1:
+        raise ConfigError("audit: --limit is a number above 0")
     with backend(args) as state:
         rows = state.call("audit", limit=args.limit)
         names = {one["id"]: one["name"] for one in state.stream("people.list")}

@@ -110,6 +110,8 @@ class Backups(Rekey):
         with translated(path, copy=True):
             connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
             try:
+                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchall():
+                    raise StoreError(f"{path} is no backup of edgecam: take another one")
                 meta = dict(connection.execute("SELECT key, data FROM meta"))
             finally:
                 connection.close()
