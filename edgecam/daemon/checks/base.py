@@ -91,7 +91,7 @@ def live_status(subject: Subject) -> Mapping[str, Any]:
 
 
 _FIXES: Tuple[Tuple[Type[EdgecamError], str], ...] = (
-    (KeyMissingError, "put the copy of the key back (docs/operation.md, Data)"),
+    (KeyMissingError, "put the copy of the key back; docs/keys.md says what is possible without"),
     (StoreError, "docs/operation.md, Data, says what helps"),
     (ModelError, "edgecam models pull"),
     (SourceAuthError, "correct user and password in cameras.ID.url"),
