@@ -142,7 +142,9 @@ class Backups(Rekey):
                     raise StoreError(f"{path} is damaged ({found[0]}{more}): take another backup")
                 copy._heed(self._graves(), merged=mode == "merge")
                 if mode == "merge":
-                    self._heed(copy._graves(), merged=False)
+                    # What another house has erased of its history says nothing of this one's.
+                    ours = bool(self._db.rows("SELECT 1 FROM visits LIMIT 1"))
+                    self._heed([grave for grave in copy._graves() if not ours or grave.id != HISTORY], merged=False)
                 restored = self._replace(copy) if mode == "replace" else self._merge(copy)
         finally:
             part.unlink(missing_ok=True)
@@ -372,7 +374,7 @@ class Backups(Rekey):
                 [(visit,) for visit in visits],
             )
             run(f"INSERT OR IGNORE INTO main.settings SELECT * FROM old.settings WHERE key NOT IN {_OF_THE_BOX}")  # noqa: S608 - constants
-            alive = "SELECT id FROM main.people"
+            alive = f"SELECT id FROM main.people UNION SELECT '{HISTORY}'"  # noqa: S608 - constants
             run(f"INSERT OR IGNORE INTO main.tombstones SELECT * FROM old.tombstones WHERE id NOT IN ({alive})")  # noqa: S608 - constants
             run("INSERT OR IGNORE INTO main.audit SELECT * FROM old.audit")
             self._bump()

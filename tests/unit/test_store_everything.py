@@ -154,6 +154,25 @@ def test_whom_the_backup_forgot_is_forgotten_here(store: Store, tmp_path: Path, 
         assert other.problems() == []
 
 
+def test_anothers_erased_history_is_not_ours(store: Store, tmp_path: Path, watch: Watch, folder: Path) -> None:
+    fill(store)
+    early = store.backup(tmp_path / "stick")
+    store.erase_history()
+    late = store.backup(tmp_path / "stick")
+    with box(tmp_path, watch, folder, "neighbour") as other:
+        fill(other, 2000)
+        own = other.backup(tmp_path / "neighbours")
+        other.restore(late)
+        assert [visit.id for visit in other.visits()] == ["visit2000"]
+        other.restore(own, "replace")
+        assert [visit.id for visit in other.visits()] == ["visit2000"]
+    with box(tmp_path, watch, folder, "new") as other:
+        other.restore(late)
+        other.restore(early)
+        assert [person.name for person in other.people()] == ["Ann 100"]
+        assert other.visits() == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_track_named_after_the_backup_is_forgotten_in_it(
     store: Store, tmp_path: Path, folder: Path, mode: Any
