@@ -95,7 +95,7 @@ def older(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_text(text.replace(old, new))
     (folder / "content/opt/edgecam/gone-since").touch()
     made = folder / "edgecam_0.0.9.deb"
-    subprocess.run(["dpkg-deb", "-Zgzip", "-b", folder / "content", made], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "-b", folder / "content", made], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder / "content")
     return made
 
@@ -145,7 +145,12 @@ class House:
         until(final, "a word about Ann", within_s=120.0)
         camera.kill()
         camera.wait()
+        until(lambda: not self._status()["cameras"]["front"]["visit_open"], "the visit's end")
         return final()[0]
+
+    def _status(self) -> Dict[str, Any]:
+        found: Dict[str, Any] = json.loads(self.machine.run("edgecam", "status", "--json", ok=False) or "{}")
+        return found
 
     def edgecam(self, *arguments: str) -> List[Any]:
         """Return the JSON lines of a command given in the machine."""
@@ -154,9 +159,7 @@ class House:
     def running(self) -> str:
         """Wait until the service serves; return its version."""
         until(lambda: self.machine.show("edgecam.service", "ActiveState") == ["active"], "ready")
-        until(lambda: self.machine.run("edgecam", "status", "--json", ok=False).startswith("{"), "an answer")
-        version: str = json.loads(self.machine.run("edgecam", "status", "--json", ok=False))["version"]
-        return version
+        return str(until(lambda: self._status().get("version"), "an answer"))
 
     def close(self) -> None:
         for process in self._processes:
