@@ -6,6 +6,7 @@ One machine for the file, and each test goes on where the last one ended: a boot
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Dict, Iterator, Set
@@ -277,6 +278,67 @@ def test_the_sandbox_refuses_what_a_unit_without_it_may_do(machine: Machine) -> 
     assert may(probe(machine, "probe-bridge", bridge)) == set()
     opened = f"{bridge}\n[Service]\nIPAddressAllow=10.1.2.3\n"
     assert may(probe(machine, "probe-bridge-opened", opened)) == {"the house"}
+
+
+SINK = """
+import http.server
+
+class Sink(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print("GOT", self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+
+http.server.HTTPServer(("10.1.2.3", 8080), Sink).serve_forever()
+"""
+BRIDGE = """
+[broker]
+host = "127.0.0.1"
+port = 1883
+tls = false
+[send]
+url = "http://10.1.2.3:8080/front"
+"""
+UNKNOWN = {
+    "schema": 1, "id": "one", "visit": "v", "track": 1, "event_type": "unknown", "phase": "final", "person": None,
+    "person_id": None, "candidates": [], "age_s": 0.1, "ts": 0.0, "clock_trusted": False, "place": "door",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="no mosquitto-clients")
+def test_the_bridge_tells_from_its_sandbox_and_only_where_its_owner_opened_it(machine: Machine) -> None:
+    if not machine.sh("command -v mosquitto || true"):
+        pytest.skip("no mosquitto in this machine")
+    machine.sh(INSTALL.format(""))
+    machine.write("/opt/edgecam/bin/python", launcher().replace("-m edgecam ", ""))
+    machine.write("/srv/sink.py", SINK)
+    machine.write("/srv/broker.conf", "listener 1883 127.0.0.1\nallow_anonymous true\nuser root\n")
+    machine.sh(
+        "chmod 755 /opt/edgecam/bin/python; systemctl start edgecam-bridge;"
+        "systemd-run -q --unit=broker mosquitto -c /srv/broker.conf; systemd-run -q --unit=sink python3 /srv/sink.py"
+    )
+    # Installed, but not configured: it does nothing.
+    assert machine.show("edgecam-bridge.service", "ActiveState", "ConditionResult") == ["inactive", "no"]
+    machine.write("/etc/edgecam-bridge/bridge.toml", BRIDGE)
+    machine.run("systemctl", "start", "edgecam-bridge.service")
+    until(lambda: "connected to 127.0.0.1" in machine.journal("edgecam-bridge"), "the bridge at the broker")
+
+    def say(name: str) -> None:
+        message = json.dumps({**UNKNOWN, "id": name, "visit": name})
+        machine.run("mosquitto_pub", "-h", "127.0.0.1", "-q", "1", "-t", "edgecam/edgecam/front/event", "-m", message)
+
+    say("one")
+    until(lambda: "one: 10.1.2.3" in machine.journal("edgecam-bridge"), "refused")
+    assert "GOT" not in machine.journal("sink")
+    machine.write("/etc/systemd/system/edgecam-bridge.service.d/90-owner.conf", "[Service]\nIPAddressAllow=10.1.2.3\n")
+    machine.sh("systemctl daemon-reload; systemctl restart edgecam-bridge")
+    until(lambda: "GOT Somebody unknown is at the door" in machine.journal("sink"), "told")
+    pid = machine.show("edgecam-bridge.service", "MainPID")[0]
+    status = machine.sh(f"cat /proc/{pid}/status")
+    assert "CapBnd:\t0000000000000000" in status
+    machine.sh("rm -r /etc/edgecam-bridge/bridge.toml /etc/systemd/system/edgecam-bridge.service.d/90-owner.conf")
+    machine.sh("rm /opt/edgecam/bin/python; systemctl stop edgecam-bridge broker sink")
 
 
 def test_uninstall_leaves_what_it_says(machine: Machine) -> None:
