@@ -72,8 +72,10 @@ def test_what_the_daemon_has_started_counts_as_the_daemon(daemon: Path) -> None:
         assert child.stdout is not None
         port = int(child.stdout.readline())
         (found,) = told(daemon)
+        (own,) = told(daemon, cameras={"front": {"url": "gst:rtspsrc location=rtsp://10.0.0.7/cam"}})
         child.communicate("\n")
     assert found.text == f"listens on tcp port {port}"
+    assert own.text.endswith("listens on no port; a gst: pipeline was not looked at")
 
 
 def test_without_a_daemon_nothing_is_said(tmp_path: Path) -> None:
@@ -119,3 +121,11 @@ def test_addresses_are_read_as_the_kernel_writes_them(text: str, place: Any) -> 
 )
 def test_another_address_or_port_is_strange(remote: Any, said: str) -> None:
     assert egress._fault(egress._Socket("tcp", ("10.0.0.1", 4711), remote), {("10.0.0.2", 8883)}) == said
+
+
+@pytest.mark.parametrize(
+    ("network", "in_a_house"),
+    [("127.0.0.0/8", True), ("fe80::/64", True), ("fc00::/7", True), ("100.64.0.0/10", False), ("9.9.9.9/32", False)],
+)
+def test_what_a_drop_in_opens_besides_the_house(network: str, in_a_house: bool) -> None:
+    assert egress._of_a_house(network) == in_a_house
