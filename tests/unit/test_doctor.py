@@ -226,6 +226,7 @@ def test_a_clock_that_was_never_set_is_broken(tmp_path: Path, monkeypatch: pytes
         ({("is-enabled", "edgecam.service"): "disabled"}, ["hint", "ok", "ok"]),
         ({("is-enabled", "edgecam-tune.timer"): ""}, ["ok", "ok", "hint"]),
         ({("is-active", "edgecam-presence.service"): "failed"}, ["ok", "broken", "ok"]),
+        ({("is-active", "edgecam-tune.service"): "failed"}, ["ok", "ok", "ok", "broken"]),
         ({("show", "edgecam.service"): "NRestarts=7"}, ["ok", "ok", "ok", "hint"]),
     ],
 )

@@ -12,6 +12,7 @@ from edgecam.daemon.checks.base import Finding, Subject
 STATE = Path("/var/lib/edgecam")
 _HIDDEN = ("/home/", "/root/", "/media/", "/mnt/")
 _RESTARTS = 3
+_NIGHT = "edgecam-tune.service"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -30,6 +31,9 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield Finding("service", "broken", f"{unit} has failed", fix)
         else:
             yield Finding("service", "ok", f"{unit} is enabled")
+    if subject.config.store.cluster_unknown and _systemctl("is-active", _NIGHT) == "failed":
+        fix = f"journalctl -u {_NIGHT} -n 50 says why; then: systemctl start {_NIGHT}"
+        yield Finding("service", "broken", "the last night failed", fix)
     restarts = _systemctl("show", "edgecam.service", "--property=NRestarts").partition("=")[2]
     if restarts.isdigit() and int(restarts) >= _RESTARTS:
         text = f"systemd had to restart it {restarts} times since it was started by hand or at boot"
