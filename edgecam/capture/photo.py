@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from mmap import ACCESS_READ, mmap
@@ -30,7 +31,10 @@ MAX_SIDE_PX = 4096
 """Larger photos are reduced to this."""
 
 _MAX_SCANS = 100
-"""A progressive JPEG has ten, its thumbnail as many."""
+_MAX_MARKERS = 10_000
+"""A progressive JPEG has ten scans, and some dozens of markers."""
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 _MAX_PIXELS = 320_000_000
 """More than any camera has. A JPEG is decoded at an eighth of its size, and takes time for all of it all the same."""
@@ -106,13 +110,20 @@ def read_photo(path: Path) -> Image:
 
 def _want_few_scans(path: Path) -> None:
     """Raise InputError for a JPEG of thousands of scans: each passes over the whole picture, for some bytes of file."""
-    if _head(path).startswith(b"\xff\xd8"):
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            at, scans = 0, 0
-            while (at := data.find(b"\xff\xda", at) + 1) and scans <= _MAX_SCANS:
-                scans += 1
-        if scans > _MAX_SCANS:
-            raise InputError(f"{path}: a JPEG of more than {_MAX_SCANS} scans; open it and save it anew")
+    if not _head(path).startswith(b"\xff\xd8"):
+        return
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        at, scans = 2, 0
+        for _ in range(_MAX_MARKERS):
+            mark = _MARKER.search(data, at)
+            code = mark[0][1] if mark is not None else _END_OF_IMAGE
+            if mark is None or code == _END_OF_IMAGE:  # what phones put behind it (a whole video) is not read
+                return
+            at = mark.end() + max(2, int.from_bytes(data[mark.end() : mark.end() + 2], "big"))
+            scans += code == _SCAN
+            if scans > _MAX_SCANS:
+                break
+    raise InputError(f"{path}: a JPEG of more than {_MAX_SCANS} scans; open it and save it anew")
 
 
 def _decode(photo: Any, path: Path) -> Tuple[Image, int]:

@@ -578,6 +578,7 @@ def huge() -> Dict[str, bytes]:
     return {
         "jpeg": jpeg[:start] + b"\xff\xdc\xff\xdc" + jpeg[start + 4 :],
         "jpeg scans": progressive[:-2] + progressive[scan:-2] * 3000 + b"\xff\xd9",
+        "jpeg markers": jpeg[:2] + b"\xff\xfe\0\2" * 20_000 + jpeg[2:],
         "png": png[:16] + b"\x7f\xff\xff\xff" * 2 + png[24:],
         "gif": gif[:6] + b"\xff\xff\xff\xff" + gif[10:],
         "bmp": bmp[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bmp[26:],
@@ -629,6 +630,14 @@ def test_what_says_it_is_huge_takes_no_memory(tmp_path: Path) -> None:
     assert len(said) == len(huge())
     assert all(" refused " in line for line in said), said
     assert grown_mb < 100
+
+
+def test_a_video_behind_a_photo_is_not_taken_for_scans(tmp_path: Path) -> None:
+    """Phones keep a moving picture there."""
+    for i in (0, 7):
+        path = tmp_path / f"{i}.jpg"
+        path.write_bytes(PICTURES[i] + b"\xff\xda\0\2" * 1000)
+        assert read_photo(path).shape == (24, 32, 3)
 
 
 def shaken(data: bytes, count: int, seed: int) -> Iterator[bytes]:
