@@ -93,8 +93,11 @@ def test_another_key_opens_all_and_the_former_one_nothing(store: Store, folder: 
     (night / "half.bin").write_bytes(b"sealed with the former key")
     assert set(traces(blobs, all_bytes(store.path.parent))) == set(blobs)
 
+    disk = tmp_path / "as it lies on the disk"
+    os.link(place.path, disk)
     assert store.change_key() == []
     assert place.read() != former
+    assert former not in disk.read_bytes()
     assert told(store) == before
     assert store.public_key != signed_by
     assert store.audit_log(2)[0].action == "view"  # of `told`
@@ -339,10 +342,13 @@ def test_a_key_sealed_for_this_machine(store: Store, tmp_path: Path, monkeypatch
         monkeypatch.setattr(module, "SERVICE_KEY", etc / "edgecam.key")
         monkeypatch.setattr(module, "SEALED_KEY", etc / "edgecam.key.cred")
     (state / "master.key").replace(etc / "edgecam.key")
+    former, disk = (etc / "edgecam.key").read_bytes(), tmp_path / "as it lies on the disk"
+    os.link(etc / "edgecam.key", disk)
     with Store.open(state) as opened:
         opened.change_key(keys.service_place(state, sealed=True))
         assert opened._master.key not in all_bytes(etc)
     assert [path.name for path in etc.iterdir()] == ["edgecam.key.cred"]
+    assert former not in disk.read_bytes()
     with Store.open(state) as opened:
         assert told(opened) == before
         opened.change_key()
