@@ -143,9 +143,9 @@ class House:
             return [event for event in self.events()[told:] if event["phase"] == "final"]
 
         until(final, "a word about Ann", within_s=120.0)
+        until(lambda: not self._status()["cameras"]["front"]["visit_open"], "the visit's end")
         camera.kill()
         camera.wait()
-        until(lambda: not self._status()["cameras"]["front"]["visit_open"], "the visit's end")
         return final()[0]
 
     def _status(self) -> Dict[str, Any]:
@@ -266,7 +266,7 @@ def test_the_bundle_installs_where_there_is_no_network(tmp_path_factory: pytest.
         machine.run("systemctl", "start", "edgecam.service", timeout_s=200)
         print(f"from the bundle's install to READY, models made: {time.monotonic() - began:.0f} s")
         assert machine.show("edgecam.service", "ActiveState") == ["active"]
-        assert "sface" in machine.run("edgecam", "models", "verify")
+        assert "sface" in machine.run("/usr/local/bin/edgecam", "models", "verify")
         said = machine.run("/srv/bundle/deploy/uninstall")
         assert "left: /etc/edgecam" in said
         left = machine.sh(
