@@ -38,6 +38,7 @@ def add_parser(sub: Sub) -> None:
     presence.add_argument("--full", action="store_true", help="more thresholds and windows")
     presence.add_argument("--json", action="store_true", help="one JSON object a line on stdout, nothing else")
     presence.set_defaults(func=_presence)
+    doorbell.add_argument("--tuned", action="store_true", help="also the product after a night's training (PyTorch)")
     for one, func in ((lfw, _lfw), (doorbell, _doorbell)):
         one.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
         one.add_argument("--full", action="store_true", help="the whole grid; the default takes under ten minutes")
@@ -262,7 +263,7 @@ def _doorbell(args: argparse.Namespace) -> int:
     quiet_libraries()
     from edgecam.evaluation import doorbell
 
-    options = doorbell.Options(args.data, args.full, args.pad, args.cache, args.strength, args.seed)
+    options = doorbell.Options(args.data, args.full, args.pad, args.cache, args.strength, args.seed, args.tuned)
     first = ("approach", "mode", "unit", "fnir", "fpir", "fnir_at_equal_fpir", "misidentified", "ci95")
     return _print(doorbell.run(options), first, as_json=args.json)
 
