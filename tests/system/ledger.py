@@ -30,7 +30,7 @@ from edgecam.types import Decision, FaceCrop, Liveness, Phase, Tracklet, Verdict
 BASE = "base-1"
 FACES = 3
 INSTALLED = "installed"
-FILES = {"edgecam.db", "master.key", "lock", "health.json", "backups", "night.wanted"}
+FILES = {"edgecam.db", "master.key", "lock", "health.json", "backups", "night.wanted", "night.lock"}
 
 
 def config(state: Path) -> StoreConfig:
