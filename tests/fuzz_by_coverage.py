@@ -6,7 +6,6 @@ What follows goes to libFuzzer, such as `-max_total_time=120`. A finding ends th
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 import tempfile
 from pathlib import Path
@@ -14,72 +13,95 @@ from typing import Callable, Dict
 
 import atheris  # type: ignore[import-not-found]
 
-with atheris.instrument_imports(include=["edgecam", "tomllib", "tomli", "PIL"]):
-    from edgecam.capture.photo import read_photo
-    from edgecam.config import load_config
-    from edgecam.errors import EdgecamError
-    from edgecam.presence.frames import READERS, sender
-    from edgecam.presence.logs import association, read_leases
-    from edgecam.presence.replay import replay
-    from edgecam.presence.wire import Lines, WireError, unpack_sign, unpack_state, unpack_watch
+from edgecam.errors import EdgecamError
+
+Target = Callable[[bytes], object]
 
 FILE = Path(tempfile.mkdtemp()) / "input"
 PHONE = bytes.fromhex("5c514fbeef01")
 
 
-def config(data: bytes) -> None:
-    FILE.write_bytes(data)
-    load_config(FILE)
+def of_file(read: Callable[[Path], object]) -> Target:
+    """Return a target that reads its input from a file."""
+
+    def target(data: bytes) -> object:
+        FILE.write_bytes(data)
+        return read(FILE)
+
+    return target
 
 
-def radiotap(data: bytes) -> None:
-    for reader in READERS.values():
-        if (found := reader(data)) is not None:
-            sender(data, found[0])
+def config() -> Target:
+    """TOML, then the sections' own rules."""
+    from edgecam.config import load_config
+
+    return of_file(load_config)
 
 
-def pcap(data: bytes) -> None:
-    FILE.write_bytes(data)
-    for _ in replay(FILE, {PHONE: "D1"}, -128, 600.0):
-        pass
+def radiotap() -> Target:
+    """Every header that comes before a frame, and the frame's sender."""
+    from edgecam.presence.frames import READERS, sender
+
+    def target(data: bytes) -> None:
+        for reader in READERS.values():
+            if (found := reader(data)) is not None:
+                sender(data, found[0])
+
+    return target
 
 
-def photo(data: bytes) -> None:
-    FILE.write_bytes(data)
-    read_photo(FILE)
+def pcap() -> Target:
+    """Captures, as `presence replay` reads them."""
+    from edgecam.presence.replay import replay
+
+    return of_file(lambda path: list(replay(path, {PHONE: "D1"}, -128, 600.0)))
 
 
-def logs(data: bytes) -> None:
-    association(data.decode("utf-8", "replace"))
-    FILE.write_bytes(data)
-    read_leases(FILE)
+def photo() -> Target:
+    """Photos as enrolment takes them."""
+    from edgecam.capture.photo import read_photo
+
+    return of_file(read_photo)
 
 
-def wire(data: bytes) -> None:
-    for message in Lines().take(data + b"\n"):
-        told = message.get("heard", message.get("state"))
+def logs() -> Target:
+    """Routers' lines and leases."""
+    from edgecam.presence.logs import association, read_leases
+
+    return of_file(lambda path: (association(path.read_bytes().decode("utf-8", "replace")), read_leases(path)))
+
+
+def wire() -> Target:
+    """What daemon and listener say to each other."""
+    from edgecam.presence.wire import Lines, WireError, unpack_sign, unpack_state, unpack_watch
+
+    def target(data: bytes) -> None:
         with contextlib.suppress(WireError):
-            unpack_sign(told)
-        with contextlib.suppress(WireError):
-            unpack_state(told)
-        with contextlib.suppress(WireError):
-            unpack_watch(message)
+            for message in Lines().take(data + b"\n"):
+                told = message.get("heard", message.get("state"))
+                with contextlib.suppress(WireError):
+                    unpack_sign(told)
+                with contextlib.suppress(WireError):
+                    unpack_state(told)
+                unpack_watch(message)
+
+    return target
 
 
-TARGETS: Dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (config, radiotap, pcap, photo, logs, wire)
-}
+TARGETS: Dict[str, Callable[[], Target]] = {one.__name__: one for one in (config, radiotap, pcap, photo, logs, wire)}
 
 
 def main() -> None:
     """Run libFuzzer on the target named first."""
-    target = TARGETS[sys.argv.pop(1)]
+    name = sys.argv.pop(1)
+    with atheris.instrument_imports(include=["edgecam", "tomllib", "tomli", "PIL"]):
+        target = TARGETS[name]()
 
     def one(data: bytes) -> None:
-        with contextlib.suppress(EdgecamError, WireError), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.suppress(EdgecamError):
             target(data)
 
-    atheris.Setup([argument for argument in sys.argv if argument != "--"], one)
+    atheris.Setup(sys.argv, one)
     atheris.Fuzz()
 
 
