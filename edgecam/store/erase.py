@@ -149,10 +149,6 @@ class Erase(Visits, Settings):
             until_s = now_wall_s - self._config.visits_d * _DAY_S
             visits = self._db.run("DELETE FROM visits WHERE kept_from_s <= ?", (until_s,))
             strangers = self._db.run("DELETE FROM strangers WHERE kept_from_s <= ?", (now_wall_s - _STRANGERS_S,))
-            # Alerts name people; those from before the clock was set are few, and may be of today.
-            late = "created_wall_s <= ? AND created_wall_s >= ?"
-            if dropped := self._db.run(f"DELETE FROM outbox WHERE {late}", (until_s, WALL_TRUSTED_AFTER_S)):  # noqa: S608 - constants
-                self._count_dropped(dropped)
             self._destroy_keys(self._idle_keys())
         try:
             self.scrub_backups()

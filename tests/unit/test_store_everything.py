@@ -338,17 +338,3 @@ def test_a_backup_says_nothing_of_a_person_in_the_clear(store: Store, folder: Pa
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM people").fetchone() == (1,)
     connection.close()
-
-
-def test_alerts_that_nobody_fetches_expire_as_visits_do(store: Store, watch: Watch) -> None:
-    watch.now_s = 50.0  # before the clock is set
-    store.outbox_put([("t", b"early", True)])
-    watch.now_s = NOW
-    store.outbox_put([("t", b"Ann rang", True)])
-    store.purge(NOW + 29 * DAY, trusted=True)
-    assert [row.payload for row in store.outbox_peek()] == [b"early", b"Ann rang"]
-    store.purge(NOW + 31 * DAY, trusted=False)
-    assert store.outbox_size() == 2
-    store.purge(NOW + 31 * DAY, trusted=True)
-    assert [row.payload for row in store.outbox_peek()] == [b"early"]
-    assert store.outbox_dropped() == 1
