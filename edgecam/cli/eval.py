@@ -73,6 +73,7 @@ def _add_autotune(names: Sub) -> None:
         "--pad", type=float, default=0.25, help="border put around tight crops, share of their height"
     )
     autotune.add_argument("--seeds", type=int, default=5, help="offices drawn per row (default 5)")
+    autotune.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (default 0)")
     autotune.add_argument(
         "--figures", type=Path, metavar="DIR", help="draw figures into this folder (needs matplotlib)"
     )
@@ -146,7 +147,11 @@ def _autotune(args: argparse.Namespace) -> int:
 
     if args.seeds < 1:
         raise ConfigError(f"--seeds {args.seeds}: at least 1")
-    plan = autotune.Plan(args.data, args.full, args.pad, args.seeds, args.figures, args.rivals)
+    if args.first_seed < 0:
+        raise ConfigError(f"--first-seed {args.first_seed}: at least 0")
+    plan = autotune.Plan(
+        args.data, args.full, args.pad, args.seeds, args.figures, rivals=args.rivals, first_seed=args.first_seed
+    )
     first = ("noise", "level", "method", "f1", "f1_poi", "coverage", "leak", "iterations", "seeds")
     return _print(autotune.run(plan), first, as_json=args.json)
 

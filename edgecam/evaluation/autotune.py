@@ -70,6 +70,7 @@ class Plan:
     seeds: int = 5
     figures: Optional[Path] = None
     rivals: bool = False
+    first_seed: int = 0
 
     @property
     def pictures(self) -> int:
@@ -136,10 +137,11 @@ def run(plan: Plan) -> Iterator[Row]:
     rows: List[Row] = []
     for cell in cells(plan):
         own = bed if not cell.hard else bed._replace(looks=hard, easy_vectors=bed.hard_vectors)
-        worlds = [draw(own.looks, seed, cell.drawn, plan.pictures) for seed in range(plan.seeds)]
+        seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
+        worlds = [draw(own.looks, seed, cell.drawn, plan.pictures) for seed in seeds]
         purity = _purity(own, worlds[0])
         for method in cell.methods:
-            outcomes = [_outcome(own, world, cell, method, seed) for seed, world in enumerate(worlds)]
+            outcomes = [_outcome(own, world, cell, method, seed) for seed, world in zip(seeds, worlds)]
             rows.append(_row(cell, method, outcomes, purity))
             yield rows[-1]
     if plan.figures is not None:
