@@ -106,6 +106,10 @@ class MotionGate:
         """Keep the visit open for another burst from the next frame on: a face is in view."""
         self._asked_longer = True
 
+    def close(self) -> None:
+        """End the visit without a frame: the camera is away."""
+        self._opened_s = None
+
     def __call__(self, frame: Frame) -> Motion:
         """Judge one frame."""
         cells = shrink(frame.image, self._columns)

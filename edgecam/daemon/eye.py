@@ -182,6 +182,9 @@ class Eye:
                 self._shared.beats.turn(loop)
                 if frame is not None:
                     self._take(frame, gate, ring)
+                elif self.visit_open and self._blind_s() >= self._shared.config.motion.burst_s:
+                    gate.close()
+                    self._show_visit(is_open=False)
                 if self._stop.is_set() or self._shared.pause.active():
                     return True
             return False
@@ -229,6 +232,10 @@ class Eye:
             self._slot.put(Glance(frame, motion.boxes, motion.active))
         else:
             ring.add(frame)
+
+    def _blind_s(self) -> float:
+        last_s = self.last_frame_s
+        return 0.0 if last_s is None else self._shared.clock.monotonic_s() - last_s
 
     def _there(self) -> None:
         problems = self._shared.problems

@@ -321,7 +321,11 @@ def test_over_rtsp_and_back_after_a_power_cut(tmp_path: Path, enrolled: Path, cl
         first = finals(listener, "front")
         assert names(first) == {"Ann Example"}
         with rtsp:
-            until(lambda: len(visits(finals(listener, "front"))) > 1, "another word about Ann, after the cut")
+            until(lambda: len(visits(events(listener.heard))) > 1, "another word about Ann, after the cut")
+        # The camera is cut in mid-visit: the visit ends all the same.
+        until(lambda: len(visits(finals(listener, "front"))) > 1, "the last word without a camera")
+        assert "camera_lost" in box.status()["cameras"]["front"]["problems"]
+        assert not box.status()["cameras"]["front"]["visit_open"]
         again = [event for event in finals(listener, "front") if event["visit"] != first[0]["visit"]]
         assert names(again) == {"Ann Example"}
         changes = re.findall(r"camera_lost(?:: | is over)", box.log())
