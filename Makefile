@@ -86,7 +86,7 @@ bench: setup
 train: $(TRAIN)
 
 test: setup $(TRAIN)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage:
 	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term $(ARGS)"

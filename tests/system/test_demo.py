@@ -35,6 +35,7 @@ def _alerts(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
 
 
 @pytest.mark.models
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_photos_alone() -> None:
     rows = _demo("--photos")

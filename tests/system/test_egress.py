@@ -199,6 +199,7 @@ def test_nothing_leaves_but_alerts_and_the_cameras_own_stream(
             assert len(payload) <= (DISCOVERY_BYTES if topic.endswith("/config") else MAX_PAYLOAD_BYTES), topic
 
 
+@pytest.mark.slow
 def test_names_are_asked_of_the_configured_server_alone(
     tmp_path: Path, household: Path, net: HouseNet, broker: Broker
 ) -> None:

@@ -136,6 +136,7 @@ def test_thresholds_are_the_products(models_dir: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.models
+@pytest.mark.slow
 def test_real_people_are_told_apart(data_dir: Path, models_dir: Path) -> None:
     rows = list(lfw.run(lfw.Options(data_dir / "dlib_johns", half=None, kinds=("fused",), homes=6)))
     fused = table(r for r in rows if r["encoder"] == "fused" and r.get("tail_factor", 0) != 1.0)

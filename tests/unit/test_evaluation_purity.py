@@ -225,6 +225,7 @@ def test_nothing_known_is_no_group() -> None:
 
 @pytest.mark.data
 @pytest.mark.models
+@pytest.mark.slow
 def test_a_few_real_people(
     data_dir: Path, models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
