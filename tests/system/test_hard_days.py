@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -27,6 +28,7 @@ from edgecam.types import Decision, Liveness, Phase, Verdict
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 needs_broker = pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed")
+SPARE_BYTES = 2 * 1024 * 1024
 STRANGER = "videos/liveness/tranvan_real.mp4"
 DAY_S = 86_400.0
 EVERY_S = 120.0
@@ -162,6 +164,25 @@ def test_a_camera_that_comes_and_goes(tmp_path: Path, models_dir: Path, data_dir
         visits = until(lambda: _closed(box.ask("visits.list")), "every visit's end")
         assert visits
         assert "Traceback" not in box.log()
+
+
+@pytest.mark.data
+@pytest.mark.models
+def test_without_memory_it_says_so_and_is_not_fed(tmp_path: Path, models_dir: Path, data_dir: Path, door: Door) -> None:
+    with Box(tmp_path, config(door)) as box:
+        box.start()
+        until(lambda: seen(box), "pictures")
+        assert box.process is not None
+        pid = box.process.pid
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + SPARE_BYTES
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+        door.visit(data_dir / STRANGER, 2, 6)
+        until(lambda: "the watchdog is not fed" in box.log(), "a loop that is missed")
+        fed = box.manager.count("WATCHDOG")
+        time.sleep(5.0)
+        assert box.manager.count("WATCHDOG") == fed, "systemd starts it again"
+        assert "loop_stuck" in box.status()["cameras"]["front"]["problems"]
 
 
 def watch_from_now(monkeypatch: pytest.MonkeyPatch, box: Box, **files: Path) -> None:
