@@ -293,6 +293,8 @@ def translated(path: Path, *, copy: bool = False) -> Iterator[None]:
         yield
     except sqlite3.Error as err:
         raise StoreError(f"{path}: {_explain(str(err), path, copy=copy)}") from err
+    except UnicodeDecodeError as err:  # SQLite quotes what is damaged in its message
+        raise StoreError(f"{path}: {_explain(_DAMAGED[0], path, copy=copy)}") from err
     except OSError as err:
         raise StoreError(f"{path}: {explain_os(err)}") from err
 

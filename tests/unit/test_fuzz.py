@@ -716,6 +716,21 @@ def test_an_altered_backup_is_brought_back_or_refused(tmp_path: Path) -> None:
         assert [person.name for person in store.people()] == ["Ann"]
 
 
+def test_a_damaged_schema_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state", StoreConfig()) as store:
+        path = store.backup(tmp_path / "backups")
+        data = path.read_bytes()
+        for good, bad in (
+            (b"tablevisitsvisits", b"table\x80isitsvisits"),
+            (b"CREATE TABLE visits", b"CREATE TABLX visits"),
+        ):
+            assert data.count(good) == 1
+            data = data.replace(good, bad)
+        path.write_bytes(data)
+        with pytest.raises(StoreError, match="damaged"):
+            store.restore(path)
+
+
 def test_a_backup_brings_no_program_with_it(tmp_path: Path) -> None:
     import sqlite3
 
