@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional
+from typing import Iterator, List, Optional, Tuple
 
 SYSFS = Path("/sys/class")
 
 
-def celsius(sysfs: Path) -> Optional[float]:
-    """Return the hottest zone's temperature; None where none can be read."""
-    found: List[float] = []
-    for path in sysfs.glob("thermal/thermal_zone*/temp"):
+def zones(thermal: Path) -> Iterator[Tuple[Path, float]]:
+    """Yield the folder and the temperature in degrees Celsius of each zone that can be read."""
+    for path in sorted(thermal.glob("thermal_zone*")):
         try:
-            found.append(int(path.read_text()) / 1000.0)
+            degrees = int((path / "temp").read_text(encoding="ascii")) / 1000.0
         except (OSError, ValueError):  # zones that are switched off answer with an error
             continue
-    return max(found, default=None)
+        yield path, degrees
+
+
+def celsius(sysfs: Path) -> Optional[float]:
+    """Return the hottest zone's temperature; None where none can be read."""
+    return max((degrees for _, degrees in zones(sysfs / "thermal")), default=None)
 
 
 def on_battery(sysfs: Path) -> bool:

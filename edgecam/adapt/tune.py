@@ -33,7 +33,7 @@ from edgecam.errors import TuneError
 from edgecam.identify import Identifier, StrangerModel
 from edgecam.pipeline.build import IdentifierFactory
 from edgecam.pipeline.household import local_features
-from edgecam.pipeline.wanted import season_of
+from edgecam.pipeline.wanted import news, season_of
 from edgecam.pipeline.wire import Record
 from edgecam.types import Floats, Ints
 
@@ -220,13 +220,7 @@ def _what_is_new(before: Record, now: Record) -> List[str]:
     """Return what speaks for tuning: since the last version, or at all."""
     if not before:
         return ["no night has been judged yet"]
-    found = []
-    for what, one in (("people", "person"), ("cameras", "camera")):
-        new = set(now[what]) - set(before.get(what, ()))
-        if new:
-            found.append(f"{len(new)} new {one if len(new) == 1 else what}")
-    if before.get("season") not in (None, now["season"]):
-        found.append(f"it is {now['season']} now")
+    found = news(before, now)
     was, is_now = before.get("headroom"), now["headroom"]
     if was is not None and is_now is not None and is_now < was - _DROP:
         found.append(f"the household is recognised less surely: {is_now:+.3f} above the threshold, it was {was:+.3f}")

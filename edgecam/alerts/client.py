@@ -100,6 +100,18 @@ class OutboxPort(Protocol):
         ...
 
 
+class NoOutbox:
+    """Nothing waits; for who has something else to do with the broker than to tell alerts."""
+
+    def peek(self, n: int) -> Sequence[OutboxRow]:
+        """See `OutboxPort`."""
+        del n
+        return ()
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        """See `OutboxPort`."""
+
+
 @dataclass(frozen=True)
 class PauseCommand:
     """Stop looking."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Sequence
 
 from edgecam.cli.common import Sub, add_common, config_of, emit, state_of
 from edgecam.errors import StoreError
-
-if TYPE_CHECKING:
-    from edgecam.alerts.client import OutboxRow
 
 
 def add_parser(sub: Sub) -> None:
@@ -19,16 +15,8 @@ def add_parser(sub: Sub) -> None:
     parser.set_defaults(func=_withdraw)
 
 
-class _NoOutbox:
-    def peek(self, n: int) -> Sequence[OutboxRow]:  # noqa: ARG002 - as the client's port has it
-        return ()
-
-    def delete(self, seqs: Sequence[int]) -> None:
-        pass
-
-
 def _withdraw(args: argparse.Namespace) -> int:
-    from edgecam.alerts.client import AlertClient
+    from edgecam.alerts.client import AlertClient, NoOutbox
     from edgecam.clock import SystemClock
     from edgecam.daemon import control, talk
 
@@ -37,7 +25,7 @@ def _withdraw(args: argparse.Namespace) -> int:
         raise StoreError("the daemon is running and would put it there again: stop it first (systemctl stop edgecam)")
     removed = 0
     if alerts.host is not None:
-        removed = AlertClient(alerts, (), _NoOutbox(), SystemClock(), lambda _: None).withdraw()
+        removed = AlertClient(alerts, (), NoOutbox(), SystemClock(), lambda _: None).withdraw()
     if args.json:
         emit({"broker": alerts.host, "removed": removed})
     else:

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from edgecam.adapt.supply import zones
 from edgecam.alerts.message import HealthState
 from edgecam.alerts.session import Link
 from edgecam.daemon.control import bind, callers
@@ -255,8 +256,7 @@ def _escaped(text: str) -> str:
 def temperatures(folder: Path) -> List[Sample]:
     """Return the kernel's thermal zones; a Jetson has a dozen, a virtual machine none."""
     found: List[Sample] = []
-    for zone in sorted(folder.glob("thermal_zone*")):
+    for zone, degrees in zones(folder):
         with contextlib.suppress(OSError, ValueError):
-            kind = (zone / "type").read_text(encoding="ascii").strip()
-            found.append(({"zone": kind}, int((zone / "temp").read_text(encoding="ascii")) / 1000.0))
+            found.append(({"zone": (zone / "type").read_text(encoding="ascii").strip()}, degrees))
     return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from math import comb
-from typing import Any, List, Mapping
+from typing import Any, List, Mapping, Sequence
 
 from edgecam.clock import Clock
 from edgecam.pipeline.wire import Record
-from edgecam.store import Store
+from edgecam.store import KeptTrack, Store
 
 NIGHT_KEY = "night"
 """Setting: what the last night knew, as `outlook` has it, and `level` ([named, of]) when its head came into service."""
@@ -22,13 +22,16 @@ _LEVEL = 0.001
 
 def outlook(store: Store, clock: Clock) -> Record:
     """Return what a night that begins now knows: ids, a season and counts, nothing of a face."""
-    tracks = store.kept_tracks()
+    return _known(store, clock, store.kept_tracks())
+
+
+def _known(store: Store, clock: Clock, tracks: Sequence[KeptTrack]) -> Record:
     return {
         "wall_s": clock.wall_s(),
         "people": sorted(person.id for person in store.people() if person.faces),
         "cameras": sorted({track.camera for track in tracks}),
         "season": season_of(dt.datetime.fromtimestamp(clock.wall_s()).date()),  # noqa: DTZ006 - the user's own day
-        "named": _named(store, 0.0),
+        "named": _named(tracks, 0.0),
     }
 
 
@@ -44,17 +47,23 @@ def wanted(store: Store, clock: Clock) -> List[str]:
     before = store.get(NIGHT_KEY)
     if not before or not clock.wall_trusted():
         return []
-    now = outlook(store, clock)
-    found = []
-    for what, one in (("people", "person"), ("cameras", "camera")):
-        new = len(set(now[what]) - set(before[what]))
-        if new:
-            found.append(f"{new} new {one if new == 1 else what}")
-    if now["season"] != before["season"]:
-        found.append(f"it is {now['season']} now")
-    (named, of), (named_then, of_then) = _named(store, before["wall_s"]), before["level"]
+    tracks = store.kept_tracks()
+    found = news(before, _known(store, clock, tracks))
+    (named, of), (named_then, of_then) = _named(tracks, before["wall_s"]), before["level"]
     if min(of, of_then) >= _FEWEST and fewer(named, of, named_then, of_then) < _LEVEL:
         found.append(f"{named} of the last {of} faces were given a name, {named_then} of {of_then} before")
+    return found
+
+
+def news(before: Mapping[str, Any], now: Mapping[str, Any]) -> List[str]:
+    """Return who and what is new, in words without names, by `people`, `cameras` and `season` then and now."""
+    found = []
+    for what, one in (("people", "person"), ("cameras", "camera")):
+        new = len(set(now[what]) - set(before.get(what, ())))
+        if new:
+            found.append(f"{new} new {one if new == 1 else what}")
+    if before.get("season") not in (None, now["season"]):
+        found.append(f"it is {now['season']} now")
     return found
 
 
@@ -70,7 +79,7 @@ def fewer(named: int, of: int, named_then: int, of_then: int) -> float:
     return ways / comb(every, of)
 
 
-def _named(store: Store, since_wall_s: float) -> List[int]:
+def _named(kept: Sequence[KeptTrack], since_wall_s: float) -> List[int]:
     """Return how many kept faces were given a name, and of how many; without those who are known to be nobody."""
-    tracks = [one for one in store.kept_tracks() if one.opened_wall_s > since_wall_s and not one.nobody]
+    tracks = [one for one in kept if one.opened_wall_s > since_wall_s and not one.nobody]
     return [sum(one.taken_for is not None for one in tracks), len(tracks)]

@@ -93,8 +93,9 @@ class KeyFile:
 
     def write(self, key: bytes) -> None:
         """See `KeyPlace`."""
+        packed = self._packed(key)
         with _Remains(self.path) as old:
-            write_private(self.path, key)
+            write_private(self.path, packed)
             old.overwrite()
 
     def erase(self) -> None:
@@ -102,6 +103,10 @@ class KeyFile:
         with _Remains(self.path) as old:
             old.overwrite()
             self.path.unlink(missing_ok=True)
+
+    def _packed(self, key: bytes) -> bytes:
+        """Return what the file is to hold."""
+        return key
 
 
 class Credential(KeyFile):
@@ -118,21 +123,17 @@ class Credential(KeyFile):
         self.write(b"")
 
 
-class SealedKey:
+class SealedKey(KeyFile):
     """A file that only systemd on this machine opens (`systemd-creds`, version 250 and newer)."""
 
     kind = "systemd-creds"
-    protects = (
-        "backups, a copied database and copies of /etc; a stolen card only where the machine has a TPM "
-        "(`systemd-creds has-tpm2`) or an encrypted disk"
-    )
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def exists(self) -> bool:
-        """See `KeyPlace`."""
-        return os.path.exists(self.path)  # False where one may not even look
+        super().__init__(path)
+        self.protects = (
+            "backups, a copied database and copies of /etc; a stolen card only where the machine has a TPM "
+            "(`systemd-creds has-tpm2`) or an encrypted disk"
+        )
 
     def read(self) -> bytes:
         """See `KeyPlace`."""
@@ -145,18 +146,8 @@ class SealedKey:
         except StoreError as err:
             raise KeyMissingError(f"{self.path}: the master key cannot be unsealed here ({err}); {LOST}") from err
 
-    def write(self, key: bytes) -> None:
-        """See `KeyPlace`."""
-        sealed = _creds(key, "encrypt", "-", "-")
-        with _Remains(self.path) as old:
-            write_private(self.path, sealed)
-            old.overwrite()
-
-    def erase(self) -> None:
-        """See `KeyPlace`."""
-        with _Remains(self.path) as old:
-            old.overwrite()
-            self.path.unlink(missing_ok=True)
+    def _packed(self, key: bytes) -> bytes:
+        return _creds(key, "encrypt", "-", "-")
 
 
 def key_place(state: Path, environ: Optional[Mapping[str, str]] = None) -> KeyPlace:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from edgecam.clock import SystemClock
 from edgecam.config import AlertsConfig
@@ -55,12 +55,12 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _connect(alerts: AlertsConfig) -> Tuple[str, str]:
     """Return how the link is after at most `_PATIENCE_S`, and why."""
-    from edgecam.alerts.client import AlertClient
+    from edgecam.alerts.client import AlertClient, NoOutbox
     from edgecam.alerts.session import Link
 
     # Another name than the daemon's: the broker would throw that one out.
     trial = alerts.model_copy(update={"box": f"{alerts.box[:30]}-doctor", "discovery_prefix": None})
-    client = AlertClient(trial, (), _NoOutbox(), SystemClock(), lambda _: None)
+    client = AlertClient(trial, (), NoOutbox(), SystemClock(), lambda _: None)
     client.start()
     end = time.monotonic() + _PATIENCE_S
     while client.report.link is Link.CONNECTING and time.monotonic() < end:
@@ -68,17 +68,6 @@ def _connect(alerts: AlertsConfig) -> Tuple[str, str]:
     report = client.report
     client.stop(2.0)
     return report.link.value, report.detail
-
-
-class _NoOutbox:
-    """Nothing waits."""
-
-    def peek(self, n: int) -> Sequence[Any]:
-        del n
-        return ()
-
-    def delete(self, seqs: Sequence[int]) -> None:
-        del seqs
 
 
 def _context(alerts: AlertsConfig) -> ssl.SSLContext:

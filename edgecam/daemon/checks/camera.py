@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 import numpy as np
 
@@ -35,19 +35,20 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "camera", "broken", "no camera is configured", "edgecam init, or [cameras.ID] in the configuration"
         )
+    if subject.live and subject.config.cameras:
+        # Many cameras serve one viewer at a time; the daemon itself knows best.
+        watched = live_status(subject)["cameras"]
+        for camera in subject.config.cameras:
+            yield from _live_camera(camera, watched.get(camera))
+        return
     for camera, config in subject.config.cameras.items():
-        if subject.live:
-            # Many cameras serve one viewer at a time; the daemon itself knows best.
-            yield from _live_camera(subject, camera)
-            continue
         try:
             yield from look(camera, config, subject)
         except EdgecamError as err:  # the next one may work
             yield failed("camera", err, f"{camera}: ")
 
 
-def _live_camera(subject: Subject, camera: str) -> Iterator[Finding]:
-    entry = live_status(subject)["cameras"].get(camera)
+def _live_camera(camera: str, entry: Optional[Mapping[str, Any]]) -> Iterator[Finding]:
     if entry is None:
         fix = "systemctl reload edgecam"
         yield Finding("camera", "hint", f"{camera} is in the configuration, but not in the running daemon", fix)
