@@ -379,6 +379,7 @@ def _lesson(
     apart = {(min(a, b), max(a, b)) for a, b in group[kept.known.apart].tolist()}
     apart |= set(combinations(group_of.values(), 2))
     domains = sorted({(tracks[i].camera, tracks[i].infrared) for i, _ in faces})
+    grey = 1 + len(domains)
     samples = Samples(
         features=stacked(
             [*(tracks[i].features[n].astype(np.float32) for i, n in faces), *(kept.photos[i].features for i in photos)]
@@ -391,7 +392,10 @@ def _lesson(
         people=people,
         apart=np.array(sorted(apart), np.int64).reshape(-1, 2),
         domain=np.array(
-            [*(1 + domains.index((tracks[i].camera, tracks[i].infrared)) for i, _ in faces), *(0 for _ in photos)],
+            [
+                *(1 + domains.index((tracks[i].camera, tracks[i].infrared)) for i, _ in faces),
+                *(grey if kept.photos[i].infrared else 0 for i in photos),
+            ],
             np.int64,
         ),
         enrolled=np.repeat([False, True], [len(faces), len(photos)]),

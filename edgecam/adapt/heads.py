@@ -1,12 +1,13 @@
 """The layers that the night tunes, as PyTorch modules: read from the installed ONNX files and written back into ONNX.
 
 FaceNet's head (cut A: 1792 -> 512, the batch norm as an affine map) and a 128 x 128 adapter behind SFace, each alone or
-both as `fused`. Written back by replacing initialisers: nothing is exported, so the file differs in numbers alone.
+both as `fused`. Written back by replacing initialisers: nothing is exported, so the file differs in numbers alone, but
+for the four nodes in front that undo a domain's shift.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from edgecam.adapt.apart import Kind
+from edgecam.adapt.domains import DomainShift, domain_shift
+from edgecam.adapt.samples import Samples
 from edgecam.embed import FACENET_SHARE
 from edgecam.embed.base import head_session
 from edgecam.errors import ModelError
@@ -46,11 +49,49 @@ _OPSET, _IR = 13, 8
 """What onnxruntime 1.11 (the oldest board's) reads."""
 
 
-class FaceNetHead(nn.Module):  # type: ignore[misc] # torch comes without types here
+class Undo(nn.Module):  # type: ignore[misc] # torch comes without types here
+    """Takes off features what their domain adds; not learnt.
+
+    Args:
+        shift: of some domains.
+    """
+
+    def __init__(self, shift: DomainShift) -> None:
+        super().__init__()
+        self._shift = shift
+        for name, part in shift._asdict().items():
+            self.register_buffer(name, torch.from_numpy(part))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (N, K) of (N, K)."""
+        shares = functional.softmax(features @ self.weight.T + self.bias, dim=1)
+        return features - shares @ self.shift
+
+    def before(self, file: bytes) -> bytes:
+        """Return the head `file` with this in front."""
+        model = onnx.load_model_from_string(file)
+        graph = model.graph
+        for node in graph.node:
+            node.input[:] = ["domain.features" if name == "features" else name for name in node.input]
+        front = [
+            helper.make_node("Gemm", ["features", "domain.weight", "domain.bias"], ["domain.logits"], transB=1),
+            helper.make_node("Softmax", ["domain.logits"], ["domain.shares"], axis=1),
+            helper.make_node("MatMul", ["domain.shares", "domain.shift"], ["domain.moved"]),
+            helper.make_node("Sub", ["features", "domain.moved"], ["domain.features"]),
+        ]
+        back = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*front, *back])
+        graph.initializer.extend(numpy_helper.from_array(v, f"domain.{k}") for k, v in self._shift._asdict().items())
+        return bytes(model.SerializeToString())
+
+
+class FaceNetHead(nn.Module):  # type: ignore[misc]
     """FaceNet from its pooled features on: unit(gamma (W f - mean) / sqrt(var + eps) + beta).
 
     Args:
         file: content of `facenet_head.onnx`.
+        shift: taken off the features first.
 
     Raises:
         ModelError: it is not that file.
@@ -59,9 +100,9 @@ class FaceNetHead(nn.Module):  # type: ignore[misc] # torch comes without types 
     width = FACENET_WIDTH
     dim = 512
 
-    def __init__(self, file: bytes) -> None:
+    def __init__(self, file: bytes, shift: Optional[DomainShift] = None) -> None:
         super().__init__()
-        self._file = file
+        self._file, self.undo = file, Undo(shift) if shift is not None else None
         parts = _initialisers(file)
         wanted = ("bottleneck.weight", *(f"bottleneck_bn.{n}" for n in ("gamma", "beta", "mean", "var")))
         if any(name not in parts for name in wanted):
@@ -73,13 +114,16 @@ class FaceNetHead(nn.Module):  # type: ignore[misc] # torch comes without types 
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return (N, 512) unit vectors of (N, 1792) features."""
+        if self.undo is not None:
+            features = self.undo(features)
         scale = self.gamma / self.deviation
         return functional.normalize(features @ self.weight.T * scale + (self.beta - self.mean * scale), dim=1)
 
     def files(self) -> Dict[str, bytes]:
         """Return the head by model name, as ONNX."""
         new = {"bottleneck.weight": self.weight, "bottleneck_bn.gamma": self.gamma, "bottleneck_bn.beta": self.beta}
-        return {FACENET_FILE: _replaced(self._file, {n: p.detach().numpy() for n, p in new.items()})}
+        file = _replaced(self._file, {n: p.detach().numpy() for n, p in new.items()})
+        return {FACENET_FILE: file if self.undo is None else self.undo.before(file)}
 
 
 class FaceNetTail(nn.Module):  # type: ignore[misc]
@@ -147,17 +191,24 @@ def tail_file(trunk: bytes, head: bytes) -> bytes:
 
 
 class SFaceHead(nn.Module):  # type: ignore[misc]
-    """unit(W f), with W the identity until it is tuned: SFace's own last layer would be 6.4 million weights."""
+    """unit(W f), with W the identity until it is tuned: SFace's own last layer would be 6.4 million weights.
+
+    Args:
+        shift: taken off the features first.
+    """
 
     width = SFACE_WIDTH
     dim = SFACE_WIDTH
 
-    def __init__(self) -> None:
+    def __init__(self, shift: Optional[DomainShift] = None) -> None:
         super().__init__()
+        self.undo = Undo(shift) if shift is not None else None
         self.weight = nn.Parameter(torch.eye(SFACE_WIDTH))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return (N, 128) unit vectors of (N, 128) features."""
+        if self.undo is not None:
+            features = self.undo(features)
         return functional.normalize(features @ self.weight.T, dim=1)
 
     def files(self) -> Dict[str, bytes]:
@@ -174,7 +225,8 @@ class SFaceHead(nn.Module):  # type: ignore[misc]
         graph = helper.make_graph(nodes, SFACE_FILE, ends[:1], ends[1:], [weight])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="edgecam")
         model.ir_version = _IR
-        return {SFACE_FILE: model.SerializeToString()}
+        file = bytes(model.SerializeToString())
+        return {SFACE_FILE: file if self.undo is None else self.undo.before(file)}
 
 
 class FusedHead(nn.Module):  # type: ignore[misc]
@@ -183,9 +235,9 @@ class FusedHead(nn.Module):  # type: ignore[misc]
     width = FACENET_WIDTH + SFACE_WIDTH
     dim = FaceNetHead.dim + SFaceHead.dim
 
-    def __init__(self, file: bytes) -> None:
+    def __init__(self, file: bytes, shifts: Mapping[str, DomainShift]) -> None:
         super().__init__()
-        self.facenet, self.sface = FaceNetHead(file), SFaceHead()
+        self.facenet, self.sface = FaceNetHead(file, shifts.get(FACENET_FILE)), SFaceHead(shifts.get(SFACE_FILE))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return (N, 640) unit vectors of (N, 1920) features."""
@@ -201,19 +253,38 @@ class FusedHead(nn.Module):  # type: ignore[misc]
 Head = Union[FaceNetHead, SFaceHead, FusedHead]
 
 
-def make_head(kind: Kind, file: bytes = b"") -> Head:
+def shifts_of(kind: Kind, samples: Samples, strangers: Floats) -> Dict[str, DomainShift]:
+    """Return what the domains of a night add to an encoder's features, by the head's model name.
+
+    Args:
+        kind: of the encoder.
+        samples: in its features.
+        strangers: (V, K) virtual ones: their mean is many people's; of none nothing is known.
+    """
+    if not len(strangers):
+        return {}
+    parts = {FACENET_FILE: slice(0, FACENET_WIDTH), SFACE_FILE: slice(FACENET_WIDTH, None)}
+    if kind != "fused":
+        parts = {FACENET_FILE if kind == "facenet" else SFACE_FILE: slice(None)}
+    found = {name: domain_shift(samples, own, strangers[:, own].mean(axis=0)) for name, own in parts.items()}
+    return {name: shift for name, shift in found.items() if shift is not None}
+
+
+def make_head(kind: Kind, file: bytes = b"", shifts: Optional[Mapping[str, DomainShift]] = None) -> Head:
     """Return the head of an encoder as installed.
 
     Args:
         kind: of the encoder.
         file: content of the installed `facenet_head.onnx`; not needed for `sface`.
+        shifts: taken off the features first, by the head's model name (`shifts_of`).
 
     Raises:
         ModelError: the file is not FaceNet's head.
     """
+    shifts = shifts or {}
     if kind == "sface":
-        return SFaceHead()
-    return FaceNetHead(file) if kind == "facenet" else FusedHead(file)
+        return SFaceHead(shifts.get(SFACE_FILE))
+    return FaceNetHead(file, shifts.get(FACENET_FILE)) if kind == "facenet" else FusedHead(file, shifts)
 
 
 def project(head: Union[Head, FaceNetTail], features: Floats) -> Floats:

@@ -81,7 +81,8 @@ class Samples:
     """(C, 2) int64 pairs of groups that are surely two people."""
 
     domain: Ints
-    """(N,) int64 what the face was seen with: camera, day or infrared, enrolment; 0..number of domains - 1."""
+    """(N,) int64 what the face was seen with: 0 enrolment by day, from 1 on a camera by day or in infrared, grey
+    enrolment."""
 
     enrolled: NDArray[np.bool_]
     """(N,) whether it is an enrolment photo: replayed every night, and never doubted."""

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from edgecam.adapt import losses
 from edgecam.adapt.apart import FRAME, Job, Limits, Trained
-from edgecam.adapt.heads import Head, SFaceHead, difference, make_head, project, write_heads
+from edgecam.adapt.heads import Head, SFaceHead, difference, make_head, project, shifts_of, write_heads
 from edgecam.adapt.samples import Samples
 from edgecam.adapt.supply import celsius, on_battery
 from edgecam.errors import EdgecamError, TuneError
@@ -104,8 +104,9 @@ class _Course:
 
     def __init__(self, job: Job) -> None:
         self._job, self._options, samples = job, job.options, job.samples
-        self._base = make_head(job.kind, job.file)
-        self._head = make_head(job.kind, job.file)
+        shifts = shifts_of(job.kind, samples, job.strangers)
+        self._base = make_head(job.kind, job.file, shifts)
+        self._head = make_head(job.kind, job.file, shifts)
         for part in self._base.parameters():
             part.requires_grad_(requires_grad=False)
         self._features = torch.from_numpy(np.ascontiguousarray(samples.features, np.float32))
@@ -231,7 +232,7 @@ class _Course:
         features = self._job.samples.features
         some = features[:: 1 + len(features) // _CHECKED]
         heads = write_heads(self._head, some)
-        before, after = project(self._base, some), project(self._head, some)
+        before, after = project(make_head(self._job.kind, self._job.file), some), project(self._head, some)
         return Trained(
             heads,
             epochs=self.done,

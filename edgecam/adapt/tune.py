@@ -40,6 +40,8 @@ from edgecam.types import Floats, Ints
 NEW = "the new head"
 """What a candidate is called until it is stored."""
 _LINK_DRAWS = 1000
+_DRAWS = 500
+"""Virtual strangers for the training: their mean is what a face is like, whoever it is."""
 _DROP = 0.03
 """The household's median similarity above the threshold fell by so much: it is recognised measurably worse."""
 
@@ -262,7 +264,7 @@ def _trainer(
         if kind == "insightface":
             raise TuneError("the owner's own recogniser has no head that could be tuned")
         return train_apart(
-            Job(kind, plan.head_file, clean.samples, clean.samples.features[:0], Options().of(last=last)),
+            Job(kind, plan.head_file, clean.samples, plan.strangers.draw(_DRAWS), Options().of(last=last)),
             Limits(limits.minutes * 60.0, limits.memory_mb, limits.max_celsius, limits.on_battery),
             plan.keep,
         )

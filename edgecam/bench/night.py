@@ -85,7 +85,7 @@ def compose(count: int) -> Material:
     enrolled = np.arange(len(features)) < len(photos)
     people = tuple(f"p{k}" for k in range(_PEOPLE))
     none = np.zeros((0, 2), np.int64)
-    samples = Samples(features, group, shares, people, none, enrolled.astype(np.int64), enrolled)
+    samples = Samples(features, group, shares, people, none, (~enrolled).astype(np.int64), enrolled)
     heard = rng.random((tracks, _PEOPLE)) < _WRONG
     heard[np.arange(tracks), who] = rng.random(tracks) >= _MISSED
     scene = Scene(np.zeros((tracks, 1), np.float32), np.arange(tracks), heard.astype(np.float64))

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgecam.adapt.domains import DomainShift  # noqa: E402
 from edgecam.adapt.heads import (  # noqa: E402
     FaceNetTail,
     Head,
@@ -90,6 +91,26 @@ def test_what_is_written_computes_what_was_tuned(kind: Kind, file: bytes) -> Non
     assert set(files) == {"facenet": {"facenet_head"}, "sface": {"sface_head"}}.get(
         kind, {"facenet_head", "sface_head"}
     )
+
+
+@pytest.mark.parametrize("kind", ["facenet", "sface", "fused"])
+def test_what_a_light_adds_is_taken_off_in_onnxruntime_as_well(kind: Kind, file: bytes) -> None:
+    rows = features(kind, 40)
+    light = np.abs(np.random.default_rng(3).standard_normal(WIDTH[kind])).astype(np.float32)
+    rows[20:] = rows[:20] + 4 * light
+    shifts = {}
+    for name, part in (("facenet_head", slice(0, 1792)), ("sface_head", slice(-128, None))):
+        adds = light[part]
+        along = adds / (adds @ adds)
+        bias = np.array([0.0, -8.0 * (rows[:20, part] @ along).mean() - 16.0], np.float32)
+        shifts[name] = DomainShift(np.stack([0 * along, 8 * along]), bias, np.stack([0 * adds, 4 * adds]))
+    own = {"facenet": ["facenet_head"], "sface": ["sface_head"]}.get(kind, list(shifts))
+    head = make_head(kind, file, {name: shifts[name] for name in own})
+    vectors = encoder(kind, file).with_heads(write_heads(head, rows), "x").project(rows)
+    plain = encoder(kind, file).project(rows)
+    assert (plain[:20] * plain[20:]).sum(axis=1).max() < 0.9, "else the test proves nothing"
+    assert (vectors[:20] * plain[:20]).sum(axis=1).min() > 0.99
+    assert (vectors[:20] * vectors[20:]).sum(axis=1).min() > 0.99
 
 
 def test_the_file_differs_in_numbers_alone(file: bytes) -> None:

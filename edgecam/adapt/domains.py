@@ -1,0 +1,88 @@
+"""What a camera's light does to features, and how a head undoes it: a mean shift a domain.
+
+A face seen at night lies elsewhere in feature space than the same face by day, whoever it is. That common part is
+estimated without knowing who most faces are, and taken off before the head (as AdaBN does with a batch norm's mean,
+Li et al. 2016), but only off the faces that lie where this light puts them: the head tells them by itself, so that
+nothing else has to know what light a face was seen in.
+"""
+
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+
+from edgecam.adapt.samples import Samples
+from edgecam.types import Floats
+
+_SURE = 0.8
+"""A group with so much of one person's share is that person's; with so little of anybody's as is left, nobody's."""
+_FACES_MIN, _NAMED_MIN, _PEOPLE_MIN = 3, 2, 5
+"""Faces of a named person; named people; they and the visits of nobody together. Of fewer the mean is who they are."""
+_APART = 3.0
+"""Standard deviations between enrolment and domain along the shift, under which a face does not tell which it is."""
+_STEEP = 8.0
+"""Logit at the domain's middle less that at the enrolment's."""
+
+
+class DomainShift(NamedTuple):
+    """features - softmax(features @ weight.T + bias) @ shift; row 0 is 0 everywhere: any other light."""
+
+    weight: Floats
+    """(D + 1, K)."""
+    bias: Floats
+    """(D + 1,)."""
+    shift: Floats
+    """(D + 1, K)."""
+
+
+def domain_shift(samples: Samples, columns: slice, mean: Floats) -> Optional[DomainShift]:
+    """Return the shifts of the domains in which faces enough were seen; None without any.
+
+    A person's night is mean + shift + rho (day - mean): what a bad picture keeps of a face, rho, is one number, the
+    regression of the named people's nights on their enrolment photos. Of a visitor who is nobody, day - mean is
+    unknown, and 0 on average.
+
+    Args:
+        samples: of a night; domain 0 holds the enrolment photos by day.
+        columns: of the features: one encoder's.
+        mean: (K,) of the same columns, over many people.
+    """
+    rows, shares = samples.features[:, columns], samples.shares[samples.group]
+    by_day = samples.enrolled & (samples.domain == 0)
+    found: List[DomainShift] = []
+    for domain in np.unique(samples.domain[~samples.enrolled]):
+        seen = ~samples.enrolled & (samples.domain == domain)
+        nights, days = [], []
+        for person in range(len(samples.people)):
+            live, photos = seen & (shares[:, person] >= _SURE), by_day & (shares[:, person] >= _SURE)
+            if live.sum() >= _FACES_MIN and photos.any():
+                nights.append(rows[live].mean(axis=0) - mean)
+                days.append(rows[photos].mean(axis=0) - mean)
+        nobody = seen & (shares.sum(axis=1) <= 1.0 - _SURE)
+        visits = [rows[nobody & (samples.group == g)].mean(axis=0) - mean for g in np.unique(samples.group[nobody])]
+        if len(nights) < _NAMED_MIN or len(nights) + len(visits) < _PEOPLE_MIN:
+            continue
+        night, day = np.stack(nights), np.stack(days)
+        around, about = night - night.mean(axis=0), day - day.mean(axis=0)
+        rho = float(np.clip((around * about).sum() / max(float((about**2).sum()), 1e-9), 0.0, 1.0))
+        shift = np.concatenate([night - rho * day, np.reshape(visits, (len(visits), len(mean)))]).mean(axis=0)
+        one = _told_apart(rows[seen] - mean, rows[by_day] - mean, shift, mean)
+        if one is not None:
+            found.append(one)
+    if not found:
+        return None
+    nothing = DomainShift(np.zeros_like(mean)[None], np.zeros(1, np.float32), np.zeros_like(mean)[None])
+    return DomainShift(*(np.concatenate(parts).astype(np.float32) for parts in zip(nothing, *found)))
+
+
+def _told_apart(seen: Floats, photos: Floats, shift: Floats, mean: Floats) -> Optional[DomainShift]:
+    """Return one row each, by how far a face lies along the shift; None if that does not tell the two apart."""
+    along = shift / max(float(shift @ shift), 1e-9)
+    there, here = seen @ along, photos @ along
+    gap, spread = float(there.mean() - here.mean()), float(np.sqrt((there.var() + here.var()) / 2.0))
+    if gap < _APART * spread:
+        return None
+    weight = _STEEP / gap * along
+    bias = -float(mean @ weight) - _STEEP / gap * float(here.mean() + gap / 2.0)
+    return DomainShift(weight[None], np.array([bias], np.float32), shift[None])
