@@ -5,11 +5,16 @@ A face is compared with every person's prototypes by cosine. What a cosine is wo
 (z-norm, Auckenthaler et al. 2000). The highest standardised score is thresholded at the quantile of the strangers'
 highest scores that the false-accept target names, times a tail factor, because drawn people are less extreme than
 real ones. A linear SVM over the enrolled people gives a second opinion: where it disagrees, both names are told.
+
+Strangers are drawn by day. A mean of infrared faces is near everybody who rings at night and says nothing of it by day,
+so whoever has daylight faces is matched by these; infrared ones help once the household shows what its light does to
+faces, and that is taken out (`light.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -17,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgecam.config import IdentifyConfig
 from edgecam.errors import ShapeError
+from edgecam.identify.light import Light, learn_light
 from edgecam.identify.recognizability import Recognizability
 from edgecam.identify.svm import fit_linear_svm
 from edgecam.types import Floats, Match, Verdict
@@ -32,8 +38,11 @@ and look more alike than public photos do. On five other sets (films, series, cl
 most of the strangers still named and loses no enrolled face; 0.40 does lose some."""
 _EARLY = 1.0 / 3.0
 """An early name spends a third of the false-accept target."""
-_DOMAIN_MIN = 3
-"""So many infrared (or daylight) faces make a prototype of their own."""
+_LIT_FACES, _LIT_PEOPLE = 3, 2
+"""So many faces in each light of so many people show what infrared does; of one person alone, too much is their own."""
+_INFRARED_SHARE = 0.5
+"""Weight of a person's infrared faces beside the daylight ones, once the light is taken out: more names more strangers
+(docs/recognition.md)."""
 _SVM_PEOPLE = 60
 """Above so many people the SVM's opinion takes longer than it is worth; the prototypes stand alone."""
 _SVM_C = 1.0
@@ -113,16 +122,30 @@ class Identifier:
         self.people = household.people
         self.recognizability = recognizability
         self._margin = config.min_margin
-        self._prototypes, self._prototype_owner = _prototypes(household)
-        self._svm = _second_opinion(household)
+        self._light: Optional[Light] = None
         self._mean, self._sd = np.zeros(0), np.ones(0)
         self.calibration = Calibration(config.target_fpir, 1.0, 1.0, 0, 0, None, {}, None)
         if household.people:
-            self._calibrate(strangers, config.target_fpir, local)
+            chunks = iter(strangers)
+            first = next(chunks)
+            self._light = _light_of(household, first.mean(axis=0))
+            self._prototypes, self._lit = _prototypes(household, self._light)
+            self._svm = _second_opinion(household, self._light)
+            self._calibrate(chain([first], chunks), config.target_fpir, local)
 
     def _calibrate(self, strangers: Iterable[Floats], target: float, local: Optional[Floats]) -> None:
-        cosines = np.concatenate([chunk @ self._prototypes.T for chunk in strangers])
+        by_day: List[Floats] = []
+        by_night: List[Floats] = []
+        for chunk in strangers:
+            by_day.append(self._cosines(chunk))
+            if self._light is not None:
+                by_night.append(self._cosines(self._light.cast(chunk)))
+        cosines = np.concatenate(by_day)
         self._mean, self._sd = cosines.mean(axis=0), np.maximum(cosines.std(axis=0), 1e-3)
+        if by_night:
+            dark, lone = np.concatenate(by_night), ~self._lit
+            self._mean[lone] = np.maximum(self._mean, dark.mean(axis=0))[lone]
+            self._sd[lone] = np.maximum(self._sd, dark.std(axis=0))[lone]
         highest = np.sort(self._standardised(cosines).max(axis=1))[::-1]
 
         def level(share: float) -> float:
@@ -145,30 +168,28 @@ class Identifier:
 
     def _radius(self, threshold: float) -> Dict[str, float]:
         z = (threshold - _MEAN) / _SPREAD
-        first: Dict[str, float] = {}
-        for owner, mean, sd in zip(self._prototype_owner, self._mean, self._sd):
-            first.setdefault(self.people[owner], float(min(1.0, mean + z * sd)))
-        return first
+        return {person: float(min(1.0, m + z * sd)) for person, m, sd in zip(self.people, self._mean, self._sd)}
 
     def _nearest_pair(self) -> Optional[Tuple[str, str, float]]:
         if len(self.people) < 2:
             return None
-        first = [int(np.argmax(self._prototype_owner == i)) for i in range(len(self.people))]
-        alike = self.scores(self._prototypes[first])
+        alike = self.scores(self._prototypes)
         np.fill_diagonal(alike, -2.0)
         a, b = np.unravel_index(int(np.argmax(alike)), alike.shape)
         return self.people[a], self.people[b], float(alike[a, b])
 
     def scores(self, vectors: Floats) -> Floats:
         """Return (N, P) similarities of unit vectors to the people, -1..1."""
-        return self._standardised(vectors @ self._prototypes.T)
+        return self._standardised(self._cosines(vectors))
+
+    def _cosines(self, vectors: Floats) -> Floats:
+        """Return (N, P) cosines to the prototypes, to those of daylight without the light."""
+        if self._light is None:
+            return vectors @ self._prototypes.T
+        return np.where(self._lit, self._light.without(vectors) @ self._prototypes.T, vectors @ self._prototypes.T)
 
     def _standardised(self, cosines: Floats) -> Floats:
-        """Return (N, P) similarities of (N, Q) cosines to the prototypes."""
-        each = np.clip(_MEAN + _SPREAD * (cosines - self._mean) / self._sd, -1.0, 1.0)
-        out = np.full((len(cosines), len(self.people)), -1.0, np.float32)
-        for owner in range(len(self.people)):
-            out[:, owner] = each[:, self._prototype_owner == owner].max(axis=1)
+        out: Floats = np.clip(_MEAN + _SPREAD * (cosines - self._mean) / self._sd, -1.0, 1.0).astype(np.float32)
         return out
 
     def match(self, vectors: Floats, weights: Optional[Floats] = None) -> Match:
@@ -205,6 +226,7 @@ class Identifier:
         if self._svm is None:
             return None
         planes, offsets = self._svm
+        vectors = vectors if self._light is None else self._light.without(vectors)
         return int(np.argmax(np.average(vectors @ planes.T + offsets, axis=0, weights=weights)))
 
 
@@ -221,28 +243,43 @@ def clopper_pearson(k: int, n: int) -> Tuple[float, float]:
     return low, high
 
 
-def _prototypes(household: Household) -> Tuple[Floats, NDArray[np.int64]]:
-    """Return (Q, D) unit class means and their owners: one of all faces, and one each of day and infrared if mixed."""
-    rows: List[Floats] = []
-    owners: List[int] = []
+def _light_of(household: Household, mean: Floats) -> Optional[Light]:
+    """Return what infrared does to this household's faces; None if too few people have enough faces in both lights."""
+    day, night = [], []
     for i in range(len(household.people)):
-        mine = household.vectors[household.owner == i]
-        night = household.infrared[household.owner == i]
-        groups = [mine]
-        if min(int(night.sum()), int((~night).sum())) >= _DOMAIN_MIN:
-            groups += [mine[night], mine[~night]]
-        for group in groups:
-            mean = group.mean(axis=0)
-            rows.append(mean / max(float(np.linalg.norm(mean)), 1e-9))
-            owners.append(i)
-    dim = household.vectors.shape[1]
-    stacked = np.stack(rows) if rows else np.zeros((0, dim))
-    return stacked.astype(np.float32), np.array(owners, np.int64)
+        mine, infrared = household.owner == i, household.infrared
+        if min(int((mine & infrared).sum()), int((mine & ~infrared).sum())) >= _LIT_FACES:
+            day.append(household.vectors[mine & ~infrared].mean(axis=0))
+            night.append(household.vectors[mine & infrared].mean(axis=0))
+    return learn_light(np.stack(day), np.stack(night), mean) if len(day) >= _LIT_PEOPLE else None
 
 
-def _second_opinion(household: Household) -> Optional[Tuple[Floats, Floats]]:
-    """Return the (P, D) planes and (P,) offsets of a one-against-rest linear SVM over the enrolled."""
+def _prototypes(household: Household, light: Optional[Light]) -> Tuple[Floats, NDArray[np.bool_]]:
+    """Return a (D,) unit mean a person, and whether it is of daylight faces.
+
+    Faces without any colour may be grey photos: who has no others is taken at these.
+    """
+    rows: List[Floats] = []
+    lit: List[bool] = []
+    for i in range(len(household.people)):
+        mine = household.owner == i
+        day, night = household.vectors[mine & ~household.infrared], household.vectors[mine & household.infrared]
+        mean = (day if len(day) else night).mean(axis=0)
+        if light is not None and len(day):
+            mean = light.without(mean[None])[0]
+            if min(len(day), len(night)) >= _LIT_FACES:
+                mean = mean + _INFRARED_SHARE * light.without(night.mean(axis=0)[None])[0]
+        rows.append(mean / max(float(np.linalg.norm(mean)), 1e-9))
+        lit.append(len(day) > 0)
+    return np.stack(rows).astype(np.float32), np.array(lit, np.bool_)
+
+
+def _second_opinion(household: Household, light: Optional[Light]) -> Optional[Tuple[Floats, Floats]]:
+    """Return the (P, D) planes and (P,) offsets of a one-against-rest linear SVM over what the prototypes rest on."""
     people = len(household.people)
     if not 2 <= people <= _SVM_PEOPLE:
         return None
-    return fit_linear_svm(household.vectors, household.owner, people, _SVM_C)
+    lit = np.unique(household.owner[~household.infrared])
+    counts = ~household.infrared | ~np.isin(household.owner, lit)
+    vectors = household.vectors if light is None else light.without(household.vectors)
+    return fit_linear_svm(vectors[counts], household.owner[counts], people, _SVM_C)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from edgecam.identify import (
     fit_strangers,
     load_strangers,
 )
+from edgecam.identify.light import learn_light
 from edgecam.identify.svm import fit_linear_svm
 from edgecam.types import Floats, Quality, Verdict
 
@@ -99,13 +100,70 @@ def test_a_track_is_judged_by_its_mean_not_its_best_face() -> None:
     assert identifier.match(np.concatenate([good, bad]), weights).verdict is Verdict.KNOWN
 
 
-def test_infrared_faces_have_a_prototype_of_their_own() -> None:
-    day, night = unit(np.eye(DIM)[0]), unit(np.eye(DIM)[0] * 0.3 + np.eye(DIM)[1])
-    rows = [("a", v, False) for v in faces_of(day, 20, 1)] + [("a", v, True) for v in faces_of(night, 4, 2)]
-    mixed = Identifier(Household.of(rows), [strangers()], CONFIG, RUIN)
-    blind = Identifier(Household.of([(p, v, False) for p, v, _ in rows]), [strangers()], CONFIG, RUIN)
-    probe = faces_of(night, 1, 3)
-    assert mixed.match(probe).similarity > blind.match(probe).similarity + 0.1
+LAMP = unit(np.eye(DIM)[3])
+
+
+def at_night(vectors: Floats, seed: int, noise: float = 0.1) -> Floats:
+    """As a lamp shows them: less of each, and the same of all."""
+    return unit(0.5 * vectors + 0.6 * LAMP + np.random.default_rng(seed).normal(0, noise, vectors.shape))
+
+
+def two_lights(lights: Sequence[str], noise: float = 0.15) -> Tuple[Household, Floats]:
+    """Enrol a person for each item: d four faces by day, n five at night, dn both."""
+    centres = unit(np.random.default_rng(1).normal(size=(len(lights), DIM)))
+    rows = []
+    for i, (centre, seen) in enumerate(zip(centres, lights)):
+        by_day = faces_of(centre, 9, 10 + i, noise)
+        rows += [(f"p{i}", v, False) for v in by_day[:4] if "d" in seen]
+        rows += [(f"p{i}", v, True) for v in at_night(by_day[4:], 30 + i) if "n" in seen]
+    return Household.of(rows), centres
+
+
+def named(identifier: Identifier, vectors: Floats) -> float:
+    return float(np.mean([identifier.match(v[None]).verdict is Verdict.KNOWN for v in vectors]))
+
+
+@pytest.mark.parametrize("lights", [["dn"] * 5, ["dn", "dn", "d"], ["dn", "d", "d"], ["n", "dn", "dn", "dn"]])
+def test_strangers_at_night_are_not_who_was_enrolled_at_night(lights: List[str]) -> None:
+    identifier = Identifier(two_lights(lights)[0], [strangers()], CONFIG, RUIN)
+    assert named(identifier, at_night(strangers(1500, seed=77), 5)) <= 0.02
+    assert named(identifier, strangers(1500, seed=78)) <= 0.02
+
+
+def test_faces_in_both_lights_help_at_night() -> None:
+    def rate(lights: str, person: int) -> float:
+        home, centres = two_lights([lights] * 5)
+        identifier = Identifier(home, [strangers()], CONFIG, RUIN)
+        return named(identifier, at_night(faces_of(centres[person], 100, 50, 0.1), 70))
+
+    blind, seeing = (np.mean([rate(lights, person) for person in range(5)]) for lights in ("d", "dn"))
+    assert seeing > blind + 0.1
+
+
+def test_infrared_faces_of_one_person_alone_change_nothing() -> None:
+    (some, centres), (none, _) = two_lights(["d", "dn", "d"]), two_lights(["d", "d", "d"])
+    one, other = (Identifier(home, [strangers()], CONFIG, RUIN) for home in (some, none))
+    faces = np.concatenate([faces_of(centre, 20, 50, 0.15) for centre in centres])
+    assert one.calibration == other.calibration
+    assert [one.match(v[None]) for v in at_night(faces, 5)] == [other.match(v[None]) for v in at_night(faces, 5)]
+
+
+def test_what_a_light_does_is_learnt_without_what_the_people_are() -> None:
+    people = faces_of(unit(np.ones(DIM)), 6, 4, 0.2)
+    light = learn_light(people, 0.4 * people + 0.3 * LAMP, np.zeros(DIM, np.float32))
+    assert light.kept == pytest.approx(0.4, abs=1e-3)
+    assert np.allclose(light.shift, 0.3 * LAMP, atol=1e-3)
+    assert np.allclose(light.without(people) @ LAMP, 0.0, atol=1e-3)
+    assert np.allclose(light.cast(people), unit(0.4 * people + 0.3 * LAMP), atol=1e-3)
+
+
+def test_grey_photos_alone_are_as_good_as_colour() -> None:
+    home, centres = household(4)
+    grey = Household(home.people, home.owner, home.vectors, ~home.infrared)
+    faces = np.concatenate([faces_of(centres[0], 20, 3), strangers(200, seed=5)])
+    one, other = (Identifier(h, [strangers()], CONFIG, RUIN) for h in (home, grey))
+    assert one.calibration == other.calibration
+    assert np.array_equal(one.scores(faces), other.scores(faces))
 
 
 def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
