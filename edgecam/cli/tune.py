@@ -212,20 +212,9 @@ def _store(state: Backend, plan: Plan, outcome: Outcome, knew: Record) -> Record
     questions = night.questions()
     state.one("proposals.put", proposals=night.proposals(), questions=questions)
     state.one("visitors.put", visitors=[list(group) for group in outcome.visitors])
-    version: Record = {}
-    if morning.gate is not None:
-        version = state.one(
-            "versions.put",
-            base=encoder.base,
-            heads={name: base64.b64encode(data).decode() for name, data in outcome.heads.items()},
-            people=list(morning.quarantine.samples.people),
-            report=outcome.record(),
-            accepted=morning.promoted,
-            instead_of=knew["model"],
-        )
     _expire(state, knew)
     told = {
-        "state": "promoted" if morning.promoted else "refused" if version else "unchanged",
+        "state": "promoted" if morning.promoted else "unchanged" if morning.gate is None else "refused",
         "version": _serving(state),
         "reason": morning.reasons[0] if morning.reasons else "",
         "people": sum(1 for _ in state.stream("people.list")),
@@ -234,7 +223,20 @@ def _store(state: Backend, plan: Plan, outcome: Outcome, knew: Record) -> Record
         "questions": len(questions),
         "visitors": len(outcome.visitors),
     }
-    state.one("night.tell", box=plan.config.alerts.box, told=told, knew=knew if plan.train else None)
+    tell: Record = {"box": plan.config.alerts.box, "told": told, "knew": knew if plan.train else None}
+    if morning.gate is None:
+        state.one("night.tell", **tell)
+        return {}
+    version: Record = state.one(
+        "versions.put",
+        base=encoder.base,
+        heads={name: base64.b64encode(data).decode() for name, data in outcome.heads.items()},
+        people=list(morning.quarantine.samples.people),
+        report=outcome.record(),
+        accepted=morning.promoted,
+        instead_of=knew["model"],
+        night=tell,
+    )
     return version
 
 

@@ -358,7 +358,7 @@ class Daemon:
                     self._gallery.refresh()
                 if isinstance(op, str) and changes_devices(op) and self._ready:
                     self._presence.refresh()
-                if op == "night.tell":
+                if op in ("night.tell", "versions.put"):
                     self._wake_alerts()
 
     def _answer_pause(self, request: Mapping[str, Any]) -> Dict[str, Any]:

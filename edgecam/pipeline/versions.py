@@ -48,15 +48,20 @@ def _heads(call: Call) -> Iterator[Record]:
 
 
 def _put(call: Call) -> Iterator[Record]:
-    """Store what a night made; with `accepted` it is in service at once."""
-    version = call.store.put_version(
-        call.text("base"),
-        heads_of(mapping_of(call.get("heads"), "heads")),
-        [str(person) for person in call.list("people")],
-        mapping_of(call.get("report"), "report"),
-        accepted=call.get("accepted") is True,
-        instead_of=str(call.get("instead_of")) if call.get("instead_of") else None,
-    )
+    """Store what a night made; with `accepted` it is in service at once. `night` is told in the same commit."""
+    accepted, night = call.get("accepted") is True, mapping_of(call.get("night") or {}, "night")
+    with call.store.transaction():
+        version = call.store.put_version(
+            call.text("base"),
+            heads_of(mapping_of(call.get("heads"), "heads")),
+            [str(person) for person in call.list("people")],
+            mapping_of(call.get("report"), "report"),
+            accepted=accepted,
+            instead_of=str(call.get("instead_of")) if call.get("instead_of") else None,
+        )
+        if night:
+            told = mapping_of(night.get("told"), "told")
+            _tell(call, {**night, "told": {**told, "version": version.name} if accepted else told})
     yield _record(version)
 
 
@@ -75,18 +80,23 @@ def _night_outlook(call: Call) -> Iterator[Record]:
 
 
 def _night_tell(call: Call) -> Iterator[Record]:
+    """Put the outcome of a night that made no version into the outbox."""
+    yield {"id": _tell(call, {name: call.get(name) for name in ("box", "told", "knew")})}
+
+
+def _tell(call: Call, night: Mapping[str, object]) -> str:
     """Put a night's outcome into the outbox; it names nobody. What it knew is what the next one is asked for by."""
-    topics, night_id = Topics(call.text("box")), new_ulid(call.clock.wall_s())
-    told = mapping_of(call.get("told"), "told")
+    topics, night_id = Topics(str(night.get("box"))), new_ulid(call.clock.wall_s())
+    told = mapping_of(night.get("told"), "told")
     try:
         alert = night_alert(topics, night_id, told, now=moment(call.clock))
     except MessageError as err:
-        raise ConfigError(f"night.tell: {err}") from err
+        raise ConfigError(f"the night's outcome: {err}") from err
     with call.store.transaction():
         call.store.outbox_put([alert])
-        if call.get("knew") is not None:
-            remember(call.store, mapping_of(call.get("knew"), "knew"), promoted=told.get("state") == "promoted")
-    yield {"id": night_id}
+        if night.get("knew") is not None:
+            remember(call.store, mapping_of(night.get("knew"), "knew"), promoted=told.get("state") == "promoted")
+    return night_id
 
 
 def heads_of(packed: Mapping[str, object]) -> Dict[str, bytes]:

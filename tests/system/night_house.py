@@ -21,8 +21,8 @@ KEEP = StoreConfig(cluster_unknown=True)
 _DAY_S = 86_400.0
 _ENROLLED, _VISITORS = 6, 6
 _HEARD = 0.85
-_CONFIRMED = 3
-"""Every third visit of a resident was confirmed by somebody of the house."""
+_CONFIRMED = 2
+"""Every second visit of a resident was confirmed by somebody of the house."""
 
 
 class Past(SystemClock):

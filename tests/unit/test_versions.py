@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
 
-from edgecam.errors import DamagedError
+from edgecam.errors import ConfigError, DamagedError
 from edgecam.pipeline.operations import execute
 from edgecam.store import NotStoredError, Store
 from edgecam.types import Role
@@ -75,6 +76,19 @@ def test_a_head_that_was_judged_against_another_does_not_come_into_service(store
     with pytest.raises(NotStoredError, match="another head came into service"):
         list(execute(store, {**judged, "instead_of": f"{BASE}/{put['id']}"}))
     assert serving(store) is None
+
+
+def test_a_version_and_its_message_come_with_one_commit(store: Store) -> None:
+    told = {"state": "promoted", "version": "installed", "reason": "", "people": 2}
+    told.update(dict.fromkeys(("faces", "taken_out", "questions", "visitors"), 0))
+    judged = {"op": "versions.put", "base": BASE, "heads": {}, "people": [], "report": REPORT, "accepted": True}
+    with pytest.raises(ConfigError, match="the night's outcome"):
+        list(execute(store, {**judged, "night": {"box": "home", "told": {**told, "state": "?"}, "knew": None}}))
+    assert not store.versions()
+    list(execute(store, {**judged, "night": {"box": "home", "told": told, "knew": None}}))
+    (waiting,) = store.outbox_peek()
+    assert waiting.topic == "edgecam/home/night"
+    assert json.loads(waiting.payload)["version"] == store.versions()[0].name == "v1"
 
 
 def test_a_refused_head_is_told_of_and_not_kept(store: Store) -> None:
