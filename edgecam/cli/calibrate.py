@@ -29,6 +29,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     found = known.identifier.calibration
     pair = found.nearest_pair
     radius = {known.name(person): round(value, 4) for person, value in found.radius.items()}
+    by_night = [known.name(person) for person in found.by_night]
     record = {
         "people": len(known.identifier.people),
         "target_fpir": found.target_fpir,
@@ -39,6 +40,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         "local_fpir_ci95": found.local_fpir,
         "radius": radius,
         "nearest_pair": None if pair is None else [known.name(pair[0]), known.name(pair[1]), round(pair[2], 4)],
+        "by_night": by_night,
         "model": known.encoder.version,
     }
     if args.json:
@@ -56,4 +58,6 @@ def _calibrate(args: argparse.Namespace) -> int:
         print(f"most alike: {known.name(pair[0])} and {known.name(pair[1])}, {pair[2]:.3f}")
         if pair[2] >= found.threshold:
             print("  they look alike enough to be told as `A or B`; enrol more photos of both")
+    for name in by_night:
+        print(f"{name} has infrared or grey faces alone: enrol colour ones, or strangers at night may get this name")
     return 0

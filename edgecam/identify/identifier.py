@@ -98,6 +98,9 @@ class Calibration:
     """Person id -> cosine to the prototype from which a face is taken for this person."""
     nearest_pair: Optional[Tuple[str, str, float]]
     """The two enrolled people most alike, with the similarity of one to the other."""
+    by_night: Tuple[str, ...] = ()
+    """Who is known by infrared or grey faces alone while nobody shows what infrared does: if it is infrared, they look
+    like many a stranger at night (docs/recognition.md)."""
 
 
 class Identifier:
@@ -162,8 +165,9 @@ class Identifier:
                 early, threshold = early + max(0.0, needed - threshold), max(threshold, needed)
         z = (threshold - _MEAN) / _SPREAD
         self._mean = np.maximum(self._mean, _LEAST_RADIUS - z * self._sd)
+        risky = () if by_night else tuple(person for person, lit in zip(self.people, self._lit) if not lit)
         self.calibration = Calibration(
-            target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair()
+            target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair(), risky
         )  # fmt: skip
 
     def _radius(self, threshold: float) -> Dict[str, float]:

@@ -295,7 +295,7 @@ def same_person_at(identifier: Identifier) -> float:
 
 
 def warn(report: Report, identifier: Identifier, owner: Optional[str], names: Dict[str, str]) -> None:
-    """Add warnings about the household: too like somebody else, or unlike the person's earlier photos.
+    """Add warnings: seen in infrared alone, too like somebody else, or unlike the person's earlier photos.
 
     Args:
         report: changed in place.
@@ -303,6 +303,11 @@ def warn(report: Report, identifier: Identifier, owner: Optional[str], names: Di
         owner: person id, if already enrolled.
         names: by person id.
     """
+    dark = owner is None or owner in identifier.calibration.by_night
+    if dark and all(c.quality.infrared for c in report.kept):
+        report.warnings.append(
+            "infrared or grey faces alone: enrol colour ones by day, too, or strangers at night may get this name"
+        )
     if not identifier.people:
         return
     mean = np.mean([c.vector for c in report.kept], axis=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple
 
@@ -23,7 +24,8 @@ from edgecam.identify import (
 )
 from edgecam.identify.light import learn_light
 from edgecam.identify.svm import fit_linear_svm
-from edgecam.types import Floats, Quality, Verdict
+from edgecam.pipeline.enrol import Candidate, Report, warn
+from edgecam.types import FaceCrop, Floats, Quality, Verdict
 
 DIM = 32
 CONFIG = IdentifyConfig(target_fpir=0.01, min_margin=0.05)
@@ -162,8 +164,27 @@ def test_grey_photos_alone_are_as_good_as_colour() -> None:
     grey = Household(home.people, home.owner, home.vectors, ~home.infrared)
     faces = np.concatenate([faces_of(centres[0], 20, 3), strangers(200, seed=5)])
     one, other = (Identifier(h, [strangers()], CONFIG, RUIN) for h in (home, grey))
-    assert one.calibration == other.calibration
+    assert (one.calibration.by_night, other.calibration.by_night) == ((), home.people)
+    assert one.calibration == replace(other.calibration, by_night=())
     assert np.array_equal(one.scores(faces), other.scores(faces))
+
+
+def test_enrolment_without_a_face_in_colour_is_told_of() -> None:
+    homes = [two_lights(lights)[0] for lights in (["n", "d"], ["dn", "d"])]
+    doors = [Identifier(home, [strangers()], CONFIG, RUIN) for home in homes]
+    crop = FaceCrop(np.zeros((8, 8, 3), np.uint8), np.zeros(4, np.float32), np.zeros((5, 2), np.float32))
+    for door, owner, infrared, told in (
+        (doors[0], None, True, True),
+        (doors[0], None, False, False),
+        (doors[0], "p0", True, True),
+        (doors[0], "p0", False, False),
+        (doors[0], "p1", True, False),
+        (doors[1], "p0", True, False),
+    ):
+        face = Candidate(crop, Quality(0.8, {}, 0.0, 0.0, 0.0, infrared=infrared), "", LAMP, LAMP)
+        report = Report([face])
+        warn(report, door, owner, {})
+        assert any("enrol colour ones" in warning for warning in report.warnings) == told
 
 
 def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
