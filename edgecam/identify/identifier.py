@@ -165,9 +165,9 @@ class Identifier:
                 early, threshold = early + max(0.0, needed - threshold), max(threshold, needed)
         z = (threshold - _MEAN) / _SPREAD
         self._mean = np.maximum(self._mean, _LEAST_RADIUS - z * self._sd)
-        risky = () if by_night else tuple(person for person, lit in zip(self.people, self._lit) if not lit)
+        grey = () if by_night else tuple(person for person, lit in zip(self.people, self._lit) if not lit)
         self.calibration = Calibration(
-            target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair(), risky
+            target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair(), grey
         )  # fmt: skip
 
     def _radius(self, threshold: float) -> Dict[str, float]:
