@@ -81,7 +81,7 @@ def _told_apart(seen: Floats, photos: Floats, shift: Floats, mean: Floats) -> Op
     along = shift / max(float(shift @ shift), 1e-9)
     there, here = seen @ along, photos @ along
     gap, spread = float(there.mean() - here.mean()), float(np.sqrt((there.var() + here.var()) / 2.0))
-    if gap < _APART * spread:
+    if gap <= _APART * spread:
         return None
     weight = _STEEP / gap * along
     bias = -float(mean @ weight) - _STEEP / gap * float(here.mean() + gap / 2.0)

@@ -109,6 +109,12 @@ def test_a_light_that_a_face_does_not_tell_is_left_alone() -> None:
     assert domain_shift(Door(strength=0.05).samples(), slice(None), MEAN) is None
 
 
+def test_faces_that_are_all_the_same_have_no_light() -> None:
+    samples = Door().samples()
+    same = replace(samples, features=np.tile(MEAN, (len(samples.features), 1)))
+    assert domain_shift(same, slice(None), MEAN) is None
+
+
 def test_without_photos_by_day_there_is_nothing_to_go_back_to() -> None:
     samples = Door().samples()
     grey = replace(samples, domain=np.where(samples.enrolled, 2, samples.domain))
