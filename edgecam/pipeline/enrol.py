@@ -303,8 +303,8 @@ def warn(report: Report, identifier: Identifier, owner: Optional[str], names: Di
         owner: person id, if already enrolled.
         names: by person id.
     """
-    dark = owner is None or owner in identifier.calibration.by_night
-    if dark and all(c.quality.infrared for c in report.kept):
+    dark = all(c.quality.infrared for c in report.kept)
+    if dark and (owner is None or owner in identifier.calibration.by_night):
         report.warnings.append(
             "infrared or grey faces alone: enrol colour ones by day, too, or strangers at night may get this name"
         )
@@ -315,8 +315,9 @@ def warn(report: Report, identifier: Identifier, owner: Optional[str], names: Di
     threshold = identifier.calibration.threshold
     for person, score in zip(identifier.people, scores):
         if person == owner and score < threshold:
-            report.warnings.append("the earlier photos do not look like these; wrong person?")
-        elif person == owner and score < threshold / _DRIFT:
+            why = "wrong person, or the light alone?" if dark else "wrong person?"
+            report.warnings.append(f"the earlier photos do not look like these; {why}")
+        elif person == owner and score < threshold / _DRIFT and not dark:
             report.warnings.append("looks changed since the earlier photos (a child grows): enrol again now and then")
         elif person != owner and score >= threshold:
             report.warnings.append(

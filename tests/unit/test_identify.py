@@ -181,10 +181,11 @@ def test_enrolment_without_a_face_in_colour_is_told_of() -> None:
         (doors[0], "p1", True, False),
         (doors[1], "p0", True, False),
     ):
-        face = Candidate(crop, Quality(0.8, {}, 0.0, 0.0, 0.0, infrared=infrared), "", LAMP, LAMP)
+        face = Candidate(crop, Quality(0.8, {}, 0.0, 0.0, 0.0, infrared=infrared), "", -LAMP, LAMP)
         report = Report([face])
         warn(report, door, owner, {})
         assert any("enrol colour ones" in warning for warning in report.warnings) == told
+        assert any("light alone" in warning for warning in report.warnings) == (owner is not None and infrared)
 
 
 def test_local_strangers_raise_a_threshold_that_they_disprove() -> None:
