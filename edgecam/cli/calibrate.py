@@ -59,5 +59,5 @@ def _calibrate(args: argparse.Namespace) -> int:
         if pair[2] >= found.threshold:
             print("  they look alike enough to be told as `A or B`; enrol more photos of both")
     for name in by_night:
-        print(f"{name} has infrared or grey faces alone: enrol colour ones, or strangers at night may get this name")
+        print(f"{name} has infrared or grey faces alone: enrol colour ones by day (docs/recognition.md)")
     return 0

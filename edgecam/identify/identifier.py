@@ -8,14 +8,14 @@ real ones. A linear SVM over the enrolled people gives a second opinion: where i
 
 Strangers are drawn by day. A mean of infrared faces is near everybody who rings at night and says nothing of it by day,
 so whoever has daylight faces is matched by these; infrared ones help once the household shows what its light does to
-faces, and that is taken out (`light.py`).
+faces, and that is taken out (`light.py`). Whom cameras here saw in infrared alone is not named before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,9 @@ class Household:
     infrared: NDArray[np.bool_]
     """(N,) whether the face was seen in infrared."""
 
+    by_night: Tuple[str, ...] = ()
+    """Ids of the people of whom there is only what cameras here saw in infrared."""
+
     def __post_init__(self) -> None:
         """Raise ShapeError unless the parts agree."""
         n = len(self.vectors)
@@ -73,13 +76,14 @@ class Household:
             raise ShapeError(f"want {n} owners and flags, got {self.owner.shape} {self.infrared.shape}")
 
     @staticmethod
-    def of(faces: Sequence[Tuple[str, Floats, bool]]) -> Household:
+    def of(faces: Sequence[Tuple[str, Floats, bool]], by_night: Sequence[str] = ()) -> Household:
         """Build from (person id, (D,) vector, infrared) rows."""
         people = tuple(dict.fromkeys(person for person, _, _ in faces))
         index = {person: i for i, person in enumerate(people)}
         owner = np.array([index[person] for person, _, _ in faces], np.int64)
         vectors = np.stack([v for _, v, _ in faces]) if faces else np.zeros((0, 1), np.float32)
-        return Household(people, owner, vectors.astype(np.float32), np.array([ir for _, _, ir in faces], np.bool_))
+        infrared = np.array([ir for _, _, ir in faces], np.bool_)
+        return Household(people, owner, vectors.astype(np.float32), infrared, tuple(by_night))
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ class Calibration:
     nearest_pair: Optional[Tuple[str, str, float]]
     """The two enrolled people most alike, with the similarity of one to the other."""
     by_night: Tuple[str, ...] = ()
-    """Who is known by infrared or grey faces alone while nobody shows what infrared does: if it is infrared, they look
-    like many a stranger at night (docs/recognition.md)."""
+    """Who is known by infrared or grey faces alone while nobody shows what infrared does: if it is infrared, many a
+    stranger at night looks like them (docs/recognition.md)."""
 
 
 class Identifier:
@@ -126,12 +130,14 @@ class Identifier:
         self.recognizability = recognizability
         self._margin = config.min_margin
         self._light: Optional[Light] = None
+        self._unsure: FrozenSet[str] = frozenset()
         self._mean, self._sd = np.zeros(0), np.ones(0)
         self.calibration = Calibration(config.target_fpir, 1.0, 1.0, 0, 0, None, {}, None)
         if household.people:
             chunks = iter(strangers)
             first = next(chunks)
             self._light = _light_of(household, first.mean(axis=0))
+            self._unsure = frozenset(household.by_night if self._light is None else ())
             self._prototypes, self._lit = _prototypes(household, self._light)
             self._svm = _second_opinion(household, self._light)
             self._calibrate(chain([first], chunks), config.target_fpir, local)
@@ -219,6 +225,8 @@ class Identifier:
         if rivals:
             names = (nearest, *(self.people[i] for i in rivals[:3]))
             return Match(Verdict.UNCERTAIN, None, nearest, similarity, names, "looks like more than one person")
+        if nearest in self._unsure:
+            return Match(Verdict.UNCERTAIN, None, nearest, similarity, (nearest,), "known by infrared faces alone")
         return Match(Verdict.KNOWN, nearest, nearest, similarity, (), "")
 
     def sure(self, match: Match) -> bool:

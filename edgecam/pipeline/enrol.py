@@ -306,7 +306,8 @@ def warn(report: Report, identifier: Identifier, owner: Optional[str], names: Di
     dark = all(c.quality.infrared for c in report.kept)
     if dark and (owner is None or owner in identifier.calibration.by_night):
         report.warnings.append(
-            "infrared or grey faces alone: enrol colour ones by day, too, or strangers at night may get this name"
+            "infrared or grey faces alone: enrol colour ones by day, too; till then visits end uncertain if a camera"
+            " here took these, or strangers at night may get this name if they are infrared files"
         )
     if not identifier.people:
         return

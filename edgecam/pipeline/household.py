@@ -32,6 +32,7 @@ def load_household(ask: Ask, encoder: Encoder) -> Tuple[Household, Dict[str, str
     names: Dict[str, str] = {}
     rows: List[Tuple[str, Floats, bool]] = []
     gone: List[str] = []
+    by_night: List[str] = []
     for record in ask("gallery", model=encoder.version):
         if "person_id" not in record:
             continue
@@ -42,12 +43,13 @@ def load_household(ask: Ask, encoder: Encoder) -> Tuple[Household, Dict[str, str
         if record["face_ids"]:
             vectors = floats_of(record["vectors"], "vectors", record["dim"])
             rows += [(record["person_id"], v, ir) for v, ir in zip(vectors, record["infrared"])]
+            by_night += [record["person_id"]] if record.get("by_night") else []
     if lost:
         nothing = f"; nothing is left of person {_some(gone)}" if gone else ""
         _LOGGER.warning(
             "%d damaged faces are left out (%s)%s: `edgecam doctor` says what helps", len(lost), _some(lost), nothing
         )
-    return Household.of(rows), names
+    return Household.of(rows, by_night), names
 
 
 def _some(ids: Collection[str]) -> str:

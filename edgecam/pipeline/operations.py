@@ -222,6 +222,8 @@ def _gallery(call: Call) -> Iterator[Record]:
         gallery, people = call.store.gallery(model), call.store.people()
         damaged = {*gallery.damaged, *call.store.features(model).damaged}
         missing, generation = [*call.store.missing(model), *sorted(damaged)], call.store.generation()
+        in_colour = {owner for owner, grey in zip(gallery.person_ids, gallery.infrared) if not grey}
+        by_night = {p.id for p in people if p.id not in in_colour and all(f.seen_here for f in call.store.faces(p.id))}
     rows: Dict[str, List[int]] = {person.id: [] for person in people}
     for row, owner in enumerate(gallery.person_ids):
         rows[owner].append(row)
@@ -236,6 +238,7 @@ def _gallery(call: Call) -> Iterator[Record]:
             "vectors": pack_array(gallery.vectors[mine]) if mine else "",
             "qualities": [round(float(gallery.qualities[row]), 4) for row in mine],
             "infrared": [bool(gallery.infrared[row]) for row in mine],
+            "by_night": bool(mine) and person.id in by_night,
             "faces": person.faces,
         }
     for start in range(0, len(missing), _IDS_A_LINE):

@@ -30,6 +30,8 @@ DAMAGED = "(damaged)"
 OF_A_VISITOR = "visitor, "
 """How the source of a face begins that was named with a whole visitor, not by itself."""
 _OF_A_VISIT = re.compile(r"visit \S+ picture \S+")
+_LIVE = re.compile(r"camera at [\d.]+ s")
+"""The source of a face of a guided session before the camera."""
 
 
 def picture_source(visit_id: str, picture_id: str) -> str:
@@ -56,6 +58,11 @@ class FaceRecord:
         if self.source.startswith(OF_A_VISITOR):
             return "visitor"
         return "visit" if self.source == DAMAGED or _OF_A_VISIT.fullmatch(self.source) else "photo"
+
+    @property
+    def seen_here(self) -> bool:
+        """Whether a camera of the house saw it: if it is grey, then in infrared and not as a grey photo."""
+        return self.origin != "photo" or _LIVE.fullmatch(self.source) is not None
 
 
 class Gallery(NamedTuple):

@@ -169,6 +169,16 @@ def test_grey_photos_alone_are_as_good_as_colour() -> None:
     assert np.array_equal(one.scores(faces), other.scores(faces))
 
 
+def test_whom_a_camera_saw_in_infrared_alone_is_not_named_before_a_light_is_known() -> None:
+    (alone, _), (lit, _) = two_lights(["n", "d"]), two_lights(["n", "dn", "dn"])
+    for home, by_night, unsure in ((alone, (), False), (alone, ("p0",), True), (lit, ("p0",), False)):
+        identifier = Identifier(replace(home, by_night=by_night), [strangers()], CONFIG, RUIN)
+        match = identifier.match(home.vectors[home.owner == 0])
+        assert match.nearest_id == "p0"
+        assert (match.verdict is Verdict.UNCERTAIN) == unsure
+        assert match.candidates == (("p0",) if unsure else ())
+
+
 def test_enrolment_without_a_face_in_colour_is_told_of() -> None:
     homes = [two_lights(lights)[0] for lights in (["n", "d"], ["dn", "d"])]
     doors = [Identifier(home, [strangers()], CONFIG, RUIN) for home in homes]

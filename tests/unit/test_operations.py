@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from edgecam.config import StoreConfig
 from edgecam.daemon.control import ControlServer, Peer
 from edgecam.daemon.talk import PART, Uploads, ask
 from edgecam.errors import ConfigError, ControlError
+from edgecam.pipeline.household import load_household
 from edgecam.pipeline.operations import OPERATIONS, changes_devices, changes_people, execute
 from edgecam.pipeline.slot import Slot
 from edgecam.pipeline.wire import face_crop_of, floats_of, pack_array, pack_face_crop
@@ -113,6 +116,25 @@ def test_the_gallery_has_everybody_and_says_what_is_missing(store: Store) -> Non
     *people, after = run(store, "gallery", model=MODEL)
     assert len(people) == 2
     assert after["generation"] > end["generation"]
+
+
+def test_the_gallery_says_whom_cameras_saw_in_infrared_alone(store: Store) -> None:
+    here, file = "camera at 1.5 s", "night.jpg at 1.5 s"
+    visited = "visit 01ABC picture 01DEF"
+    for name, seen in (
+        ("Ann", [(here, True), (visited, True)]),
+        ("Ben", [(f"visitor, {visited}", True)]),
+        ("Cleo", [(here, True), (file, True)]),
+        ("Dan", [(here, True), (here, False)]),
+        ("Eve", [(file, True)]),
+    ):
+        faces = [{**face(n), "source": source, "infrared": grey} for n, (source, grey) in enumerate(seen)]
+        run(store, "faces.add", name=name, faces=faces)
+    told = {row["name"]: row["by_night"] for row in run(store, "gallery", model=MODEL) if "name" in row}
+    assert told == {"Ann": True, "Ben": True, "Cleo": False, "Dan": False, "Eve": False}
+    nothing_to_embed: Any = SimpleNamespace(version=MODEL, base=MODEL, installed=SimpleNamespace(version=MODEL))
+    household, names = load_household(partial(run, store), nothing_to_embed)
+    assert sorted(names[person] for person in household.by_night) == ["Ann", "Ben"]
 
 
 def test_faces_are_added_all_or_none(store: Store) -> None:
