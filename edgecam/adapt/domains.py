@@ -13,6 +13,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 
 from edgecam.adapt.samples import Samples
+from edgecam.identify.light import learn_light
 from edgecam.types import Floats
 
 _SURE = 0.8
@@ -39,9 +40,8 @@ class DomainShift(NamedTuple):
 def domain_shift(samples: Samples, columns: slice, mean: Floats) -> Optional[DomainShift]:
     """Return the shifts of the domains in which faces enough were seen; None without any.
 
-    A person's night is mean + shift + rho (day - mean): what a bad picture keeps of a face, rho, is one number, the
-    regression of the named people's nights on their enrolment photos. Of a visitor who is nobody, day - mean is
-    unknown, and 0 on average.
+    Named people show it by their enrolment photos (`identify.light`). Of a visitor who is nobody, what the face is like
+    by day is unknown, and the mean on average.
 
     Args:
         samples: of a night; domain 0 holds the enrolment photos by day.
@@ -57,16 +57,14 @@ def domain_shift(samples: Samples, columns: slice, mean: Floats) -> Optional[Dom
         for person in range(len(samples.people)):
             live, photos = seen & (shares[:, person] >= _SURE), by_day & (shares[:, person] >= _SURE)
             if live.sum() >= _FACES_MIN and photos.any():
-                nights.append(rows[live].mean(axis=0) - mean)
-                days.append(rows[photos].mean(axis=0) - mean)
+                nights.append(rows[live].mean(axis=0))
+                days.append(rows[photos].mean(axis=0))
         nobody = seen & (shares.sum(axis=1) <= 1.0 - _SURE)
         visits = [rows[nobody & (samples.group == g)].mean(axis=0) - mean for g in np.unique(samples.group[nobody])]
         if len(nights) < _NAMED_MIN or len(nights) + len(visits) < _PEOPLE_MIN:
             continue
-        night, day = np.stack(nights), np.stack(days)
-        around, about = night - night.mean(axis=0), day - day.mean(axis=0)
-        rho = float(np.clip((around * about).sum() / max(float((about**2).sum()), 1e-9), 0.0, 1.0))
-        shift = np.concatenate([night - rho * day, np.reshape(visits, (len(visits), len(mean)))]).mean(axis=0)
+        named = learn_light(np.stack(days), np.stack(nights), mean).shift
+        shift = (len(nights) * named + sum(visits)) / (len(nights) + len(visits))
         one = _told_apart(rows[seen] - mean, rows[by_day] - mean, shift, mean)
         if one is not None:
             found.append(one)
