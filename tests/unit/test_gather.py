@@ -79,10 +79,12 @@ class Door:
         self.asked.append(op)
         return iter(list(execute(self.store, {"op": op, **params})))
 
-    def enrol(self, name: str, who: int, photos: int) -> Person:
+    def enrol(self, name: str, who: int, photos: int, *, infrared: bool = False) -> Person:
         person = self.store.find_person(name) or self.store.add_person(name)
         for i in range(photos):
-            face = self.store.add_face(person.id, crop(1000 * who + i, 8, 8), quality=0.9, source=f"{name}{i}.jpg")
+            face = self.store.add_face(
+                person.id, crop(1000 * who + i, 8, 8), quality=0.9, source=f"{name}{i}.jpg", infrared=infrared
+            )
             row = looks(who, 5000 * who + i, 1)
             self.store.put_vectors("flat", {face: (unit(row)[0], row[0])})
         return person
@@ -333,6 +335,9 @@ def test_only_what_is_proven_live_teaches(door: Door) -> None:
     assert (len(taught.samples.features), taught.unproven) == (4 + 2, 2)
     assert len(lesson(kept, shares, grey=True).samples.features) == 8 + 2
     assert sorted(set(lesson(kept, shares, grey=True).samples.domain.tolist())) == [0, 1, 2]
+    door.enrol("Ben", 2, 3, infrared=True)
+    samples = lesson(door.gathered(), shared(door.gathered(), {}), grey=True).samples
+    assert sorted(samples.domain[samples.enrolled].tolist())[-3:] == [3, 3, 3], "grey photos are no daylight"
 
 
 def test_twenty_faces_of_a_person_and_day_the_best_of_each_track_first(door: Door) -> None:
