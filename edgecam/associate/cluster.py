@@ -51,7 +51,8 @@ def joint_distances(
             block += beta * extra[np.ix_(events[start : start + _BLOCK], events[start:])]
         for i in range(len(rows)):
             at = _row_start(start + i, n)
-            out[at : at + n - start - i - 1] = block[i, i + 1 :]
+            # The chance of `prior` may be a little over 1: the same face twice would be less than nothing apart.
+            out[at : at + n - start - i - 1] = np.maximum(block[i, i + 1 :], 0.0)
     for a, b in apart:
         i, j = (int(a), int(b)) if a < b else (int(b), int(a))
         out[_row_start(i, n) + j - i - 1] = _APART

@@ -75,6 +75,15 @@ def test_joint_distances_are_the_formulas(mode: Any) -> None:
     assert at == len(got)
 
 
+def test_the_same_face_twice_with_the_same_phone_is_no_distance_apart() -> None:
+    faces = np.tile(np.eye(8, dtype=np.float32)[:2], (3, 1))
+    events = np.arange(6)
+    heard = np.eye(2)[events % 2]
+    distances = cluster.joint_distances(faces, events, heard, "prior", 0.1, np.zeros((0, 2), np.int64))
+    assert distances.min() == 0.0
+    assert cluster.cut(cluster.grow(distances), 2).tolist() in ([0, 1] * 3, [1, 0] * 3)
+
+
 def test_faces_seen_at_once_are_put_apart_in_either_order() -> None:
     scene, _ = office(events=6)
     got = cluster.joint_distances(scene.vectors, scene.events, scene.heard, "plain", 0.0, np.array([[3, 1]]))
