@@ -183,5 +183,7 @@ def test_a_killed_night_changes_nothing_and_goes_on_with_its_training(big: Built
     whole = told(run(big.copy(tmp_path / "unbroken"), "tune", "--json"), "night")[0]
     broken = told(run(folder, "tune", "--json"), "night")[0]
     assert broken["promoted"]
+    for night in (broken, whole):  # what a face takes is measured anew
+        night["gate"]["checks"] = [check for check in night["gate"]["checks"] if check["name"] != "time"]
     assert {**broken, "memory": None} == {**whole, "memory": None}
     assert not (folder / "s/night").exists()
