@@ -12,12 +12,10 @@ from typing import List, NamedTuple, Optional
 
 import numpy as np
 
-from edgecam.adapt.samples import Samples
+from edgecam.adapt.samples import SURE, Samples
 from edgecam.identify.light import learn_light
 from edgecam.types import Floats
 
-_SURE = 0.8
-"""A group with so much of one person's share is that person's; with so little of anybody's as is left, nobody's."""
 _FACES_MIN, _NAMED_MIN, _PEOPLE_MIN = 3, 2, 5
 """Faces of a named person; named people; they and the visits of nobody together. Of fewer the mean is who they are."""
 _APART = 3.0
@@ -55,11 +53,11 @@ def domain_shift(samples: Samples, columns: slice, mean: Floats) -> Optional[Dom
         seen = ~samples.enrolled & (samples.domain == domain)
         nights, days = [], []
         for person in range(len(samples.people)):
-            live, photos = seen & (shares[:, person] >= _SURE), by_day & (shares[:, person] >= _SURE)
+            live, photos = seen & (shares[:, person] >= SURE), by_day & (shares[:, person] >= SURE)
             if live.sum() >= _FACES_MIN and photos.any():
                 nights.append(rows[live].mean(axis=0))
                 days.append(rows[photos].mean(axis=0))
-        nobody = seen & (shares.sum(axis=1) <= 1.0 - _SURE)
+        nobody = seen & (shares.sum(axis=1) <= 1.0 - SURE)
         visits = [rows[nobody & (samples.group == g)].mean(axis=0) - mean for g in np.unique(samples.group[nobody])]
         if len(nights) < _NAMED_MIN or len(nights) + len(visits) < _PEOPLE_MIN:
             continue

@@ -58,7 +58,6 @@ class Undo(nn.Module):  # type: ignore[misc] # torch comes without types here
 
     def __init__(self, shift: DomainShift) -> None:
         super().__init__()
-        self._shift = shift
         for name, part in shift._asdict().items():
             self.register_buffer(name, torch.from_numpy(part))
 
@@ -82,7 +81,7 @@ class Undo(nn.Module):  # type: ignore[misc] # torch comes without types here
         back = list(graph.node)
         del graph.node[:]
         graph.node.extend([*front, *back])
-        graph.initializer.extend(numpy_helper.from_array(v, f"domain.{k}") for k, v in self._shift._asdict().items())
+        graph.initializer.extend(numpy_helper.from_array(v.numpy(), f"domain.{k}") for k, v in self.named_buffers())
         return bytes(model.SerializeToString())
 
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from edgecam.errors import ShapeError
 from edgecam.types import Floats, Ints
 
+SURE = 0.8
+"""A group with so much of one person's share is that person's; with so little of anybody's as is left, nobody's."""
+
 
 @dataclass(frozen=True, eq=False)
 class Track:

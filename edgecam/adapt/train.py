@@ -26,7 +26,7 @@ from torch.nn import functional
 from edgecam.adapt import losses
 from edgecam.adapt.apart import FRAME, Job, Limits, Trained
 from edgecam.adapt.heads import Head, SFaceHead, difference, make_head, project, shifts_of, write_heads
-from edgecam.adapt.samples import Samples
+from edgecam.adapt.samples import SURE, Samples
 from edgecam.adapt.supply import celsius, on_battery
 from edgecam.errors import EdgecamError, TuneError
 from edgecam.types import Floats, Ints
@@ -38,8 +38,6 @@ AfterEpoch = Callable[[int, float, Callable[[], bytes]], None]
 
 FACES_A_GROUP = 8
 """Of one track in one epoch: its frames are nearly the same picture."""
-_SURE = 0.8
-"""A group with so much of one person's share counts as that person in triplets."""
 _HARDEST, _FOES = 0.2, 40
 """A negative is one of the hardest fifth of so many."""
 _TRIPLETS = 16
@@ -59,11 +57,11 @@ _WAIT_S = 5.0
 def why_not(samples: Samples) -> str:
     """Return why these samples cannot teach who is not whom; empty if they can."""
     live = samples.shares[np.unique(samples.group)]
-    people = int((live.sum(axis=0) >= _SURE).sum())
+    people = int((live.sum(axis=0) >= SURE).sum())
     nobody = float((1.0 - live.sum(axis=1)).clip(0.0).sum())
     if not len(samples.features) or not people:
         return "nothing to learn from: no face has a name"
-    if people < 2 and nobody < _SURE and not len(samples.apart):
+    if people < 2 and nobody < SURE and not len(samples.apart):
         return "no negatives: every face is one person's, and no two were seen at once; the head stays as it is"
     return ""
 
@@ -281,7 +279,7 @@ def _split(samples: Samples, seed: int) -> Tuple[Ints, Ints]:
     """
     rng = np.random.default_rng((seed, 1 << 20))
     live = np.unique(samples.group[~samples.enrolled])
-    owner = np.where(samples.shares[live].max(axis=1, initial=0.0) >= _SURE, samples.shares[live].argmax(axis=1), -1)
+    owner = np.where(samples.shares[live].max(axis=1, initial=0.0) >= SURE, samples.shares[live].argmax(axis=1), -1)
     back: List[int] = []
     for person in np.unique(owner[owner >= 0]):
         mine = rng.permutation(live[owner == person])
@@ -331,11 +329,11 @@ class _Relations(NamedTuple):
     @staticmethod
     def of(samples: Samples) -> _Relations:
         people = len(samples.people)
-        sure = samples.shares.max(axis=1, initial=0.0) >= _SURE
+        sure = samples.shares.max(axis=1, initial=0.0) >= SURE
         # Groups of one sure person are one; every other group stands for itself.
         name = np.where(sure, samples.shares.argmax(axis=1) if people else 0, people + np.arange(len(samples.shares)))
         who = name[samples.group]
-        nobody = people + np.flatnonzero(samples.shares.sum(axis=1) <= 1.0 - _SURE)
+        nobody = people + np.flatnonzero(samples.shares.sum(axis=1) <= 1.0 - SURE)
         known = np.unique(name[sure])
         apart = {int(w): {*known.tolist(), *nobody.tolist()} - {int(w)} for w in known}
         for a, b in samples.apart:

@@ -235,7 +235,7 @@ def _store(state: Backend, plan: Plan, outcome: Outcome, knew: Record) -> Record
         report=outcome.record(),
         accepted=morning.promoted,
         instead_of=knew["model"],
-        night=tell,
+        **tell,
     )
     return version
 

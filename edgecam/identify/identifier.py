@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgecam.config import IdentifyConfig
 from edgecam.errors import ShapeError
-from edgecam.identify.light import Light, learn_light
+from edgecam.identify.light import Light, learn_light, unit
 from edgecam.identify.recognizability import Recognizability
 from edgecam.identify.svm import fit_linear_svm
 from edgecam.types import Floats, Match, Verdict
@@ -143,16 +143,16 @@ class Identifier:
             self._calibrate(chain([first], chunks), config.target_fpir, local)
 
     def _calibrate(self, strangers: Iterable[Floats], target: float, local: Optional[Floats]) -> None:
-        by_day: List[Floats] = []
-        by_night: List[Floats] = []
+        lit: List[Floats] = []
+        cast: List[Floats] = []
         for chunk in strangers:
-            by_day.append(self._cosines(chunk))
+            lit.append(self._cosines(chunk))
             if self._light is not None:
-                by_night.append(self._cosines(self._light.cast(chunk)))
-        cosines = np.concatenate(by_day)
+                cast.append(self._cosines(self._light.cast(chunk)))
+        cosines = np.concatenate(lit)
         self._mean, self._sd = cosines.mean(axis=0), np.maximum(cosines.std(axis=0), 1e-3)
-        if by_night:
-            dark, lone = np.concatenate(by_night), ~self._lit
+        if cast:
+            dark, lone = np.concatenate(cast), ~self._lit
             self._mean[lone] = np.maximum(self._mean, dark.mean(axis=0))[lone]
             self._sd[lone] = np.maximum(self._sd, dark.std(axis=0))[lone]
         highest = np.sort(self._standardised(cosines).max(axis=1))[::-1]
@@ -171,7 +171,7 @@ class Identifier:
                 early, threshold = early + max(0.0, needed - threshold), max(threshold, needed)
         z = (threshold - _MEAN) / _SPREAD
         self._mean = np.maximum(self._mean, _LEAST_RADIUS - z * self._sd)
-        grey = () if by_night else tuple(person for person, lit in zip(self.people, self._lit) if not lit)
+        grey = () if self._light else tuple(person for person, day in zip(self.people, self._lit) if not day)
         self.calibration = Calibration(
             target, threshold, early, len(cosines), count, interval, self._radius(threshold), self._nearest_pair(), grey
         )  # fmt: skip
@@ -281,7 +281,7 @@ def _prototypes(household: Household, light: Optional[Light]) -> Tuple[Floats, N
             mean = light.without(mean[None])[0]
             if min(len(day), len(night)) >= _LIT_FACES:
                 mean = mean + _INFRARED_SHARE * light.without(night.mean(axis=0)[None])[0]
-        rows.append(mean / max(float(np.linalg.norm(mean)), 1e-9))
+        rows.append(unit(mean))
         lit.append(len(day) > 0)
     return np.stack(rows).astype(np.float32), np.array(lit, np.bool_)
 

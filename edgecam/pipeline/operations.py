@@ -223,7 +223,8 @@ def _gallery(call: Call) -> Iterator[Record]:
         damaged = {*gallery.damaged, *call.store.features(model).damaged}
         missing, generation = [*call.store.missing(model), *sorted(damaged)], call.store.generation()
         in_colour = {owner for owner, grey in zip(gallery.person_ids, gallery.infrared) if not grey}
-        by_night = {p.id for p in people if p.id not in in_colour and all(f.seen_here for f in call.store.faces(p.id))}
+        grey = set(gallery.person_ids) - in_colour
+        by_night = {owner for owner in grey if all(face.seen_here for face in call.store.faces(owner))}
     rows: Dict[str, List[int]] = {person.id: [] for person in people}
     for row, owner in enumerate(gallery.person_ids):
         rows[owner].append(row)
@@ -238,7 +239,7 @@ def _gallery(call: Call) -> Iterator[Record]:
             "vectors": pack_array(gallery.vectors[mine]) if mine else "",
             "qualities": [round(float(gallery.qualities[row]), 4) for row in mine],
             "infrared": [bool(gallery.infrared[row]) for row in mine],
-            "by_night": bool(mine) and person.id in by_night,
+            "by_night": person.id in by_night,
             "faces": person.faces,
         }
     for start in range(0, len(missing), _IDS_A_LINE):

@@ -48,8 +48,8 @@ def _heads(call: Call) -> Iterator[Record]:
 
 
 def _put(call: Call) -> Iterator[Record]:
-    """Store what a night made; with `accepted` it is in service at once. `night` is told in the same commit."""
-    accepted, night = call.get("accepted") is True, mapping_of(call.get("night") or {}, "night")
+    """Store what a night made; with `accepted` it serves at once. With `told` that is told in the same commit."""
+    accepted = call.get("accepted") is True
     with call.store.transaction():
         version = call.store.put_version(
             call.text("base"),
@@ -59,9 +59,8 @@ def _put(call: Call) -> Iterator[Record]:
             accepted=accepted,
             instead_of=str(call.get("instead_of")) if call.get("instead_of") else None,
         )
-        if night:
-            told = mapping_of(night.get("told"), "told")
-            _tell(call, {**night, "told": {**told, "version": version.name} if accepted else told})
+        if call.get("told") is not None:
+            _tell(call, {"version": version.name} if accepted else {})
     yield _record(version)
 
 
@@ -80,22 +79,22 @@ def _night_outlook(call: Call) -> Iterator[Record]:
 
 
 def _night_tell(call: Call) -> Iterator[Record]:
-    """Put the outcome of a night that made no version into the outbox."""
-    yield {"id": _tell(call, {name: call.get(name) for name in ("box", "told", "knew")})}
+    """Tell of a night that made no version."""
+    yield {"id": _tell(call, {})}
 
 
-def _tell(call: Call, night: Mapping[str, object]) -> str:
+def _tell(call: Call, known_now: Mapping[str, str]) -> str:
     """Put a night's outcome into the outbox; it names nobody. What it knew is what the next one is asked for by."""
-    topics, night_id = Topics(str(night.get("box"))), new_ulid(call.clock.wall_s())
-    told = mapping_of(night.get("told"), "told")
+    topics, night_id = Topics(call.text("box")), new_ulid(call.clock.wall_s())
+    told = {**mapping_of(call.get("told"), "told"), **known_now}
     try:
         alert = night_alert(topics, night_id, told, now=moment(call.clock))
     except MessageError as err:
         raise ConfigError(f"the night's outcome: {err}") from err
     with call.store.transaction():
         call.store.outbox_put([alert])
-        if night.get("knew") is not None:
-            remember(call.store, mapping_of(night.get("knew"), "knew"), promoted=told.get("state") == "promoted")
+        if call.get("knew") is not None:
+            remember(call.store, mapping_of(call.get("knew"), "knew"), promoted=told.get("state") == "promoted")
     return night_id
 
 

@@ -83,9 +83,13 @@ def test_a_version_and_its_message_come_with_one_commit(store: Store) -> None:
     told.update(dict.fromkeys(("faces", "taken_out", "questions", "visitors"), 0))
     judged = {"op": "versions.put", "base": BASE, "heads": {}, "people": [], "report": REPORT, "accepted": True}
     with pytest.raises(ConfigError, match="the night's outcome"):
-        list(execute(store, {**judged, "night": {"box": "home", "told": {**told, "state": "?"}, "knew": None}}))
+        list(execute(store, {**judged, "box": "home", "told": {**told, "state": "?"}, "knew": None}))
+    for op in (judged, {"op": "night.tell"}):
+        with pytest.raises(ConfigError, match="box is missing"):
+            list(execute(store, {**op, "told": told, "knew": None}))
     assert not store.versions()
-    list(execute(store, {**judged, "night": {"box": "home", "told": told, "knew": None}}))
+    assert not store.outbox_peek()
+    list(execute(store, {**judged, "box": "home", "told": told, "knew": None}))
     (waiting,) = store.outbox_peek()
     assert waiting.topic == "edgecam/home/night"
     assert json.loads(waiting.payload)["version"] == store.versions()[0].name == "v1"
